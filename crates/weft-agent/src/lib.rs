@@ -1,0 +1,1 @@
+//! What runs on a host beside its workloads: checks, registration, sidecar supervision.

@@ -1,0 +1,1 @@
+//! Issues: templates, slots, journal, validation after signing.

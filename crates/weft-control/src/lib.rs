@@ -1,0 +1,1 @@
+//! Registry shell, resource API, admission, publisher, workload API.

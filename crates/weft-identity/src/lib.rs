@@ -1,0 +1,1 @@
+//! SVIDs, bundles, CSRs, verification, TLS configurations, the rotation plan.

@@ -1,0 +1,1 @@
+//! The data plane: sidecar and node proxy.

@@ -1,0 +1,1 @@
+//! The catalog as pure functions: plan and fold over a view.

@@ -1,0 +1,1 @@
+//! What operators write, one directory per kind, compiled into fragments.

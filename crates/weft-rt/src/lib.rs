@@ -1,0 +1,1 @@
+//! The only door outside: clock, dice, sockets, tasks, drain, logging, the metrics catalogue.

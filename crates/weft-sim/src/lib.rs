@@ -1,0 +1,1 @@
+//! Fakes, builders, the seeded loop and the simulated cluster.

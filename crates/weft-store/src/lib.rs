@@ -1,0 +1,1 @@
+//! Revisioned keys and watches: memory and redb behind one conformance suite.

@@ -1,0 +1,1 @@
+//! Every format between our processes, and the sans-IO delta engine.

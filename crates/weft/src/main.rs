@@ -1,0 +1,2 @@
+//! Weft: a service mesh in one binary.
+fn main() {}
