@@ -1,0 +1,125 @@
+//! Child processes that never outlive their parent, and signals by pid.
+
+use std::io;
+
+use tokio::process::Command;
+
+/// The signals that `weft run` hands on to its application.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    Term,
+    Int,
+    Kill,
+    Hup,
+    Usr1,
+    Usr2,
+    Cont,
+    Stop,
+}
+
+impl Signal {
+    pub const fn number(self) -> i32 {
+        match self {
+            Self::Term => libc::SIGTERM,
+            Self::Int => libc::SIGINT,
+            Self::Kill => libc::SIGKILL,
+            Self::Hup => libc::SIGHUP,
+            Self::Usr1 => libc::SIGUSR1,
+            Self::Usr2 => libc::SIGUSR2,
+            Self::Cont => libc::SIGCONT,
+            Self::Stop => libc::SIGSTOP,
+        }
+    }
+}
+
+/// Puts the child in a process group of its own, and has the kernel send it `signal` when the thread that spawns it
+/// ends, also by `kill -9` (Linux; elsewhere only the group).
+pub fn die_with_parent(command: &mut Command, signal: Signal) {
+    command.process_group(0);
+    #[cfg(target_os = "linux")]
+    {
+        let parent = std::process::id();
+        // SAFETY: between fork and exec only async-signal-safe calls are made (prctl, getppid), nothing allocates, and
+        // the closure owns plain numbers. Tested by `a_child_dies_with_the_thread_that_spawned_it`.
+        #[expect(unsafe_code, reason = "pre_exec is the only place where prctl reaches the child")]
+        unsafe {
+            command.pre_exec(move || {
+                if libc::prctl(libc::PR_SET_PDEATHSIG, signal.number()) != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                // the parent may have died between fork and prctl
+                if libc::getppid().unsigned_abs() != parent {
+                    return Err(io::Error::from(io::ErrorKind::BrokenPipe));
+                }
+                Ok(())
+            });
+        }
+    }
+}
+
+/// Sends a signal to a process, or to the whole group that `pid` leads. `Ok(false)`: there is no such process any more.
+pub fn send(signal: Signal, pid: u32, group: bool) -> io::Result<bool> {
+    let Ok(pid) = i32::try_from(pid) else { return Ok(false) };
+    // pid 0 and 1 mean "my own group" and "everyone" once negated
+    if pid <= 1 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "refusing to signal a process id of 1 or less"));
+    }
+    // SAFETY: kill takes two integers and touches no memory of ours.
+    #[expect(unsafe_code, reason = "std cannot send a signal by pid")]
+    let sent = unsafe { libc::kill(if group { -pid } else { pid }, signal.number()) };
+    if sent == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        e if e.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        e => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn alive(pid: u32) -> bool {
+        // a zombie counts as gone
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "))
+    }
+
+    #[test]
+    fn a_child_dies_with_the_thread_that_spawned_it() {
+        let pid = std::thread::spawn(|| {
+            let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            rt.block_on(async {
+                let mut command = Command::new("sleep");
+                command.arg("60");
+                die_with_parent(&mut command, Signal::Kill);
+                let child = command.spawn().unwrap();
+                child.id().unwrap()
+            })
+        })
+        .join()
+        .unwrap();
+        for _ in 0..200 {
+            if !alive(pid) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        send(Signal::Kill, pid, false).unwrap();
+        panic!("the child outlived its parent");
+    }
+
+    #[test]
+    fn never_signals_everyone() {
+        assert!(send(Signal::Term, 1, true).is_err());
+        assert!(send(Signal::Term, 0, false).is_err());
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_no_error() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        child.wait().unwrap();
+        assert!(!send(Signal::Term, pid, false).unwrap());
+    }
+}
