@@ -8,6 +8,7 @@
 //!
 //! Architecture invariant: nothing here knows a resource type, a runtime or a clock.
 
+pub mod conformance;
 mod decide;
 mod dice;
 mod entry;

@@ -1,0 +1,3 @@
+//! The stores under one suite, and under crashes.
+
+mod conforms;
