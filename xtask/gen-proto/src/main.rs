@@ -1,8 +1,8 @@
-//! Writes the Rust code of our protocol definitions: `gen-proto <crates/weft-wire> <output directory>`.
+//! Writes the Rust code of our protocol definitions to `crates/weft-wire/src/gen`; `--check` compares and writes nothing.
 //!
-//! The output is checked in under `src/gen`; `cargo xtask gen` compares it. No `protoc` is needed.
+//! `cargo xtask gen` runs it. No `protoc` is needed.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::Path};
 
 use anyhow::Context as _;
 
@@ -16,11 +16,32 @@ const FILES: [&str; 6] = [
 ];
 
 fn main() -> anyhow::Result<()> {
-    let mut args = std::env::args_os().skip(1).map(PathBuf::from);
-    let (Some(wire), Some(out), None) = (args.next(), args.next(), args.next()) else {
-        anyhow::bail!("usage: gen-proto <crates/weft-wire> <output directory>");
+    let check = match std::env::args().nth(1).as_deref() {
+        None => false,
+        Some("--check") => true,
+        Some(_) => anyhow::bail!("usage: gen-proto [--check]"),
     };
-    fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
+    let wire = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates/weft-wire");
+    let checked_in = wire.join("src/gen");
+    let scratch = tempfile::tempdir().context("create a temporary directory")?;
+    generate(&wire, scratch.path())?;
+    for entry in fs::read_dir(scratch.path())? {
+        let entry = entry?;
+        let (new, at) = (fs::read(entry.path())?, checked_in.join(entry.file_name()));
+        if fs::read(&at).is_ok_and(|old| old == new) {
+            continue;
+        }
+        if check {
+            anyhow::bail!("{} is not what the generator writes: run `cargo xtask gen`", at.display());
+        }
+        println!("writing {}", at.display());
+        fs::create_dir_all(&checked_in)?;
+        fs::write(&at, new).with_context(|| format!("write {}", at.display()))?;
+    }
+    Ok(())
+}
+
+fn generate(wire: &Path, out: &Path) -> anyhow::Result<()> {
     let descriptors = protox::compile(FILES, [wire.join("proto"), wire.join("third_party")]).context("parse")?;
     let mut config = prost_build::Config::new();
     config
@@ -28,10 +49,10 @@ fn main() -> anyhow::Result<()> {
         .btree_map(["."])
         // slices of what was received instead of copies
         .bytes(["."])
-        .compile_well_known_types()
+        // written by hand, without the secret
         .skip_debug(["weft.v1.JoinRequest"]);
     tonic_prost_build::configure()
-        .out_dir(&out)
+        .out_dir(out)
         .compile_well_known_types(true)
         .emit_rerun_if_changed(false)
         .compile_fds_with_config(descriptors, config)
