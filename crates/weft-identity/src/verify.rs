@@ -212,7 +212,8 @@ fn expect(info: PeerInfo, expected: &[SpiffeId]) -> Result<PeerInfo, VerifyError
 fn chain_error(id: &SpiffeId, bundle: &Bundle, now: Wall, e: webpki::Error) -> VerifyError {
     let above = || format!("an intermediate above {id}");
     match e {
-        webpki::Error::UnknownIssuer => {
+        // a signature that does not fit is what two roots of one name look like (a mesh that was made anew)
+        webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
             VerifyError::UnknownAuthority { id: id.clone(), trust_domain: bundle.trust_domain().clone() }
         }
         webpki::Error::CertExpired { not_after, .. } => {
@@ -272,7 +273,7 @@ impl VerifyError {
         }
     }
 
-    fn to_tls(self) -> rustls::Error {
+    fn into_tls(self) -> rustls::Error {
         CertificateError::Other(OtherError(Arc::new(self))).into()
     }
 }
@@ -369,7 +370,7 @@ impl ServerCertVerifier for ServerIs {
         recheck(&chain, &self.trust.bundle, &self.trust.revocations, wall(now))
             .and_then(|info| expect(info, &self.expected))
             .map(|_| ServerCertVerified::assertion())
-            .map_err(VerifyError::to_tls)
+            .map_err(VerifyError::into_tls)
     }
 
     tls13_signatures!();
@@ -386,7 +387,7 @@ impl ServerCertVerifier for PinnedRoot {
     ) -> Result<ServerCertVerified, rustls::Error> {
         self.judge(&whole(end_entity, intermediates), wall(now))
             .map(|_| ServerCertVerified::assertion())
-            .map_err(VerifyError::to_tls)
+            .map_err(VerifyError::into_tls)
     }
 
     tls13_signatures!();
@@ -411,7 +412,7 @@ impl ClientCertVerifier for ClientIs {
         let chain = whole(end_entity, intermediates);
         recheck(&chain, &self.trust.bundle, &self.trust.revocations, wall(now))
             .map(|_| ClientCertVerified::assertion())
-            .map_err(VerifyError::to_tls)
+            .map_err(VerifyError::into_tls)
     }
 
     tls13_signatures!();
