@@ -14,7 +14,7 @@ pub mod view;
 
 pub use object::{
     Check, CheckId, Holder, Instance, InstanceId, Lease, LeaseState, Node, Owner, Port, Status, Stored, Thresholds,
-    Tunnel, Weights,
+    Tunnel, Unknown, Upstream, Weights,
 };
 pub use plan::{Op, Plan, PlanError, Reply, plan};
 pub use value::ValueError;

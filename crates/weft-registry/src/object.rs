@@ -2,7 +2,7 @@
 //!
 //! Each object is written only by its [`Owner`]. Fields of a later format survive a rewrite in `unknown`.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use weft_model::{Health, Labels, Locality, Name, NameError, Protocol, Revision, ServiceKey, SpiffeId, Uid};
@@ -67,8 +67,22 @@ pub struct Instance {
     pub locality: Locality,
     #[serde(default)]
     pub labels: Labels,
+    /// What is to be known of it, selected by nobody.
+    #[serde(default)]
+    pub meta: Labels,
+    /// Its name in metrics; empty: the service's.
+    #[serde(default)]
+    pub workload: Arc<str>,
     #[serde(default)]
     pub weights: Weights,
+    /// What it declared to call, and where it does locally.
+    #[serde(default)]
+    pub upstreams: Vec<Upstream>,
+    /// Where its proxy is administered and scraped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<SocketAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
     /// The application also takes connections past its proxy.
     #[serde(default)]
     pub bypassable: bool,
@@ -108,6 +122,19 @@ pub struct Port {
     /// Carried as bytes even when it is HTTP/1.1.
     #[serde(default)]
     pub preserve: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    pub service: ServiceKey,
+    /// Number or name; empty: the only one.
+    #[serde(default)]
+    pub port: Arc<str>,
+    /// Local address, or `unix:<path>`.
+    #[serde(default)]
+    pub listen: Arc<str>,
+    #[serde(default)]
+    pub protocol: Protocol,
 }
 
 /// Capacity by health, as in Consul.
@@ -349,17 +376,6 @@ impl From<LeaseState> for Health {
             LeaseState::Dead => Self::Critical,
         }
     }
-}
-
-/// Labels that an instance carries by convention.
-pub fn well_known(labels: &Labels, service: &ServiceKey) -> BTreeMap<&'static str, Arc<str>> {
-    let get = |keys: [&str; 2], default: &str| -> Arc<str> {
-        keys.iter().find_map(|k| labels.get(k)).unwrap_or(default).into()
-    };
-    BTreeMap::from([
-        ("app", get(["app.kubernetes.io/name", "app"], service.name.as_str())),
-        ("version", get(["app.kubernetes.io/version", "version"], "")),
-    ])
 }
 
 /// Durations are stored as whole milliseconds.
