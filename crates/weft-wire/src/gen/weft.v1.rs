@@ -384,7 +384,7 @@ pub struct Inbound {
     #[prost(string, optional, tag = "4")]
     pub mtls_origin: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(enumeration = "DefaultAction", tag = "5")]
-    pub default: i32,
+    pub default_action: i32,
     #[prost(message, repeated, tag = "6")]
     pub policies: ::prost::alloc::vec::Vec<Policy>,
 }
