@@ -1,0 +1,257 @@
+//! Which endpoint takes the next request or connection? (features.md TRF-14; order: DESIGN section 6)
+//!
+//! A [`Pool`] is what the catalog says, built with the snapshot; a [`LoadView`] is what this worker measured. Tiers are
+//! tried in order: passing → warning → unknown, each without what is ejected or de-preferred; then what was
+//! de-preferred; then what was ejected. When fewer than half of the passing endpoints are left un-ejected, ejection is
+//! ignored (it is then more likely that we are wrong than that they are). Critical, draining and maintenance never.
+
+mod load;
+mod pool;
+
+use std::fmt;
+
+use weft_model::{Health, Locality, Mono};
+
+pub(crate) use self::pool::everything;
+pub use self::{
+    load::{Ewma, Load, LoadView},
+    pool::{Member, Pool, Tier},
+};
+use crate::{fragment::Balance, route::Dice};
+
+/// An endpoint's place in its service's list ([`crate::snapshot::ServiceView::endpoint`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointIx(pub u32);
+
+/// Draws before the tier is searched in full.
+const DRAWS: u32 = 8;
+/// A connected endpoint wins over one that is not, but for one draw in this many, so that no endpoint starves.
+const COLD_SHARE: u32 = 8;
+
+/// What is asked of the balancer.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    pub now: Mono,
+    /// Tried before, for this request: taken only when nothing else is left.
+    pub avoid: &'a [EndpointIx],
+    /// Where the caller is: its zone is preferred while at least half of the zone's endpoints can be used.
+    pub from: Option<&'a Locality>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Picked {
+    pub ix: EndpointIx,
+    pub why: Why,
+}
+
+/// How the endpoint was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Why {
+    pub standing: Standing,
+    /// The other candidate, if two were compared.
+    pub over: Option<EndpointIx>,
+    /// It is in the caller's zone, and only that zone was considered.
+    pub zone: bool,
+}
+
+/// Which set the endpoint was taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Passing,
+    /// More than half of the passing endpoints are ejected: ejection is ignored.
+    Panic,
+    Warning,
+    Unknown,
+    /// A connection to it failed, or it asked for less, a short while ago; nothing better is left.
+    Depreferred,
+    /// Nothing but ejected endpoints is left.
+    Ejected,
+}
+
+/// Why an endpoint does not get the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Skipped {
+    Health(Health),
+    WeightZero,
+    /// It does not serve the port.
+    NoPort,
+    Ejected {
+        until: Mono,
+    },
+    Depreferred {
+        until: Mono,
+    },
+    /// Tried before, for this request.
+    Tried,
+}
+
+/// 503, `UH`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct NoEndpoint {
+    /// Empty: the service has no endpoints (in that subset).
+    pub reasons: Vec<(EndpointIx, Skipped)>,
+}
+
+/// `load` has one entry per endpoint of the service; what is missing counts as unused.
+pub fn pick(pool: &Pool, load: &LoadView, ask: &Ask<'_>, dice: &mut Dice<'_>) -> Result<Picked, NoEndpoint> {
+    let panic = pool.panics(load, ask.now);
+    if let Some(zone) = pool.local(load, ask) {
+        let filter = Filter { eject: true, depref: true, avoid: true };
+        if let Some((ix, over)) = choose(pool, zone, load, ask, filter, dice) {
+            return Ok(Picked { ix, why: Why { standing: Standing::Passing, over, zone: true } });
+        }
+    }
+    // Endpoints that were tried are taken only when no other can be: all steps come once without and once with them
+    for avoid in [true, false] {
+        for (tier, standing, eject, depref) in steps(pool, panic) {
+            let filter = Filter { eject, depref, avoid };
+            if let Some((ix, over)) = choose(pool, tier, load, ask, filter, dice) {
+                return Ok(Picked { ix, why: Why { standing, over, zone: false } });
+            }
+        }
+        if ask.avoid.is_empty() {
+            break;
+        }
+    }
+    Err(NoEndpoint { reasons: skipped(pool, load, ask).collect() })
+}
+
+/// Every endpoint that would not be picked now, with the reason: for the record of a decision.
+pub fn skipped<'a>(
+    pool: &'a Pool,
+    load: &'a LoadView,
+    ask: &'a Ask<'a>,
+) -> impl Iterator<Item = (EndpointIx, Skipped)> + 'a {
+    let live = pool.tiers.iter().flat_map(|t| t.members()).filter_map(|m| {
+        let l = load.of(m.ix);
+        let why = if l.ejected_until > ask.now {
+            Skipped::Ejected { until: l.ejected_until }
+        } else if l.depreferred_until > ask.now {
+            Skipped::Depreferred { until: l.depreferred_until }
+        } else if ask.avoid.contains(&m.ix) {
+            Skipped::Tried
+        } else {
+            return None;
+        };
+        Some((m.ix, why))
+    });
+    pool.excluded.iter().copied().chain(live)
+}
+
+// === helpers ===
+
+#[derive(Clone, Copy)]
+struct Filter {
+    eject: bool,
+    depref: bool,
+    avoid: bool,
+}
+
+/// In order: which tier, as what, without ejected ones?, without de-preferred ones?
+fn steps(pool: &Pool, panic: bool) -> [(&Tier, Standing, bool, bool); 9] {
+    let [passing, warning, unknown] = &pool.tiers;
+    let first = if panic { Standing::Panic } else { Standing::Passing };
+    [
+        (passing, first, !panic, true),
+        (warning, Standing::Warning, true, true),
+        (unknown, Standing::Unknown, true, true),
+        (passing, Standing::Depreferred, !panic, false),
+        (warning, Standing::Depreferred, true, false),
+        (unknown, Standing::Depreferred, true, false),
+        (passing, Standing::Ejected, false, false),
+        (warning, Standing::Ejected, false, false),
+        (unknown, Standing::Ejected, false, false),
+    ]
+}
+
+impl Filter {
+    fn takes(self, m: Member, load: &LoadView, ask: &Ask<'_>) -> bool {
+        let l = load.of(m.ix);
+        !(self.eject && l.ejected_until > ask.now
+            || self.depref && l.depreferred_until > ask.now
+            || self.avoid && ask.avoid.contains(&m.ix))
+    }
+}
+
+type Choice = Option<(EndpointIx, Option<EndpointIx>)>;
+
+fn choose(pool: &Pool, tier: &Tier, load: &LoadView, ask: &Ask<'_>, filter: Filter, dice: &mut Dice<'_>) -> Choice {
+    if tier.members().is_empty() {
+        return None;
+    }
+    let takes = |m: &Member| filter.takes(*m, load, ask);
+    match pool.balance {
+        Balance::Random => tier.draw(dice, DRAWS, &takes).map(|m| (m.ix, None)),
+        Balance::RoundRobin => tier.turn(load.next_turn(), &takes).map(|m| (m.ix, None)),
+        Balance::PeakEwma | Balance::LeastRequest => {
+            let first = tier.draw(dice, DRAWS, &takes)?;
+            let second = tier.draw(dice, DRAWS, &|m| m.ix != first.ix && takes(m));
+            let Some(second) = second else { return Some((first.ix, None)) };
+            let (won, lost) = better(pool, tier, load, ask.now, (first, second), dice);
+            Some((won.ix, Some(lost.ix)))
+        }
+    }
+}
+
+/// A tie goes to the first draw, which came by weight.
+fn better(
+    pool: &Pool,
+    tier: &Tier,
+    load: &LoadView,
+    now: Mono,
+    (a, b): (Member, Member),
+    dice: &mut Dice<'_>,
+) -> (Member, Member) {
+    let (la, lb) = (load.of(a.ix), load.of(b.ix));
+    if la.connected != lb.connected && dice(COLD_SHARE) != 0 {
+        return if la.connected { (a, b) } else { (b, a) };
+    }
+    let cost = |m: Member, l: &Load| {
+        let busy = 1.0 + f64::from(l.in_flight) * tier.mean_weight() / f64::from(m.weight);
+        match pool.balance {
+            Balance::PeakEwma => busy * l.ewma.at(now).max(1.0),
+            _ => busy,
+        }
+    };
+    if cost(b, lb) < cost(a, la) { (b, a) } else { (a, b) }
+}
+
+// === text ===
+
+impl fmt::Display for NoEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reasons.len() {
+            0 => f.write_str("the service has no endpoints"),
+            n => write!(f, "none of {n} endpoints can be used"),
+        }
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Passing => "passing",
+            Self::Panic => "passing, ejections ignored because they left fewer than half",
+            Self::Warning => "warning",
+            Self::Unknown => "unknown",
+            Self::Depreferred => "de-preferred, nothing better was left",
+            Self::Ejected => "ejected, nothing better was left",
+        })
+    }
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Health(h) => write!(f, "{h}"),
+            Self::WeightZero => f.write_str("has weight 0"),
+            Self::NoPort => f.write_str("does not serve the port"),
+            Self::Ejected { .. } => f.write_str("ejected after consecutive failures"),
+            Self::Depreferred { .. } => f.write_str("failed to connect, or asked for less, a moment ago"),
+            Self::Tried => f.write_str("tried already"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
