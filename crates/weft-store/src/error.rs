@@ -113,18 +113,48 @@ impl CommitError {
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict { expect, .. } if !matches!(expect, Expect::Leader { .. }))
     }
+
+    /// Whether the transaction itself, and not the state of the store's disk, is the reason.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Conflict { .. } | Self::TooLarge { .. } | Self::DuplicateKey { .. } => true,
+            Self::Invalid { .. } | Self::AlreadyCommitted { .. } => true,
+            Self::Unknown { .. } | Self::Full { .. } | Self::Io { .. } | Self::SyncFailed => false,
+            Self::Corrupt { .. } | Self::Closed => false,
+        }
+    }
+
+    /// Of a transaction that an I/O error kept from the disk.
+    pub(crate) fn of(source: Arc<io::Error>) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { source },
+            _ => Self::Io { source },
+        }
+    }
 }
 
 impl From<ReadError> for CommitError {
     /// For what a commit reads on its way; it never asks for a revision of the past.
     fn from(e: ReadError) -> Self {
         match e {
-            ReadError::Io { source } => Self::Io { source },
+            ReadError::Io { source } => Self::of(source),
             ReadError::Corrupt { at, what } => Self::Corrupt { at, what },
             ReadError::Closed => Self::Closed,
             e @ (ReadError::Compacted { .. } | ReadError::OtherIncarnation { .. } | ReadError::Ahead { .. }) => {
                 Self::Corrupt { at: "the log".into(), what: e.to_string() }
             }
+        }
+    }
+}
+
+impl From<OpenError> for CommitError {
+    /// For a store that had to be reopened.
+    fn from(e: OpenError) -> Self {
+        match e {
+            OpenError::Io { source, .. } => Self::of(Arc::new(source)),
+            OpenError::Locked { .. } => Self::Io { source: Arc::new(io::Error::other(e)) },
+            OpenError::Corrupt { path, what } => Self::Corrupt { at: path.display().to_string(), what },
+            OpenError::Newer { ref path, .. } => Self::Corrupt { at: path.display().to_string(), what: e.to_string() },
         }
     }
 }

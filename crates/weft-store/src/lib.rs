@@ -8,12 +8,14 @@
 //!
 //! Architecture invariant: nothing here knows a resource type, a runtime or a clock.
 
+mod codec;
 pub mod conformance;
 mod decide;
 mod dice;
 mod entry;
 mod error;
 mod memory;
+pub mod redb;
 mod snapshot;
 mod txn;
 mod watch;
@@ -27,6 +29,7 @@ pub use crate::{
     entry::{Change, Entry, Head, Keep, Range, Versioned},
     error::{CommitError, OpenError, ReadError, SnapshotError, WatchError},
     memory::{EtcdLike, Memory},
+    redb::Redb,
     snapshot::Snapshot,
     txn::{
         Bytes, Expect, Format, FormatError, Key, KeyState, LEADER_KEY, MAX_EXPECTS, MAX_KEY_BYTES, MAX_TXN_BYTES,

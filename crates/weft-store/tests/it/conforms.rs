@@ -1,6 +1,17 @@
-//! Every store under the conformance suite.
+//! Every store under the conformance suite, and against the model.
 
-use weft_store::{EtcdLike, Keep, Memory, conformance};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use weft_store::{CommitError, EtcdLike, Keep, Memory, Redb, Store, conformance};
+
+use crate::{disk::Disk, model};
+
+fn faulty(seed: u64) -> Memory {
+    Memory::with(Keep::default(), Some(EtcdLike::faulty(seed)))
+}
 
 #[test]
 fn reg_12_memory_conforms() {
@@ -15,6 +26,120 @@ fn reg_12_etcd_like_memory_conforms() {
 #[test]
 fn reg_12_etcd_like_memory_with_faults_conforms() {
     for seed in 0..16 {
-        conformance::all(&|| Box::new(Memory::with(Keep::default(), Some(EtcdLike::faulty(seed)))));
+        conformance::all(&|| Box::new(faulty(seed)));
     }
+}
+
+#[test]
+fn reg_12_redb_conforms() {
+    let dir = tempfile::tempdir().unwrap();
+    let next = AtomicU32::new(0);
+    conformance::all(&|| {
+        let name = format!("{}.redb", next.fetch_add(1, Ordering::SeqCst));
+        Box::new(Redb::open(&dir.path().join(name), Keep::default()).unwrap())
+    });
+}
+
+/// What a plain prefix expectation cannot see on etcd, and why the guard discipline exists.
+#[test]
+fn only_the_embedded_stores_see_a_deletion_under_a_bare_prefix() {
+    use weft_store::Expect;
+    let conflicts = |store: &dyn Store| {
+        let r = store.commit(conformance::txn("").put("a/1", conformance::val("1"))).unwrap();
+        store.commit(conformance::txn("").delete("a/1")).unwrap();
+        let expect = Expect::Prefix { prefix: "a/".into(), unchanged_since: r };
+        match store.commit(conformance::txn("").expect(expect)) {
+            Ok(_) => false,
+            Err(CommitError::Conflict { .. }) => true,
+            Err(e) => panic!("{e}"),
+        }
+    };
+    assert!(conflicts(&Memory::new()));
+    assert!(conflicts(&Disk::new().store()));
+    assert!(!conflicts(&Memory::etcd_like(1)));
+}
+
+/// All stores give the model's answers to the same random transactions.
+#[test]
+fn every_store_agrees_with_the_model() {
+    for seed in 0..24 {
+        let plain = model::drive(&Memory::new(), seed, 150);
+        let redb = model::drive(&Disk::new().store(), seed, 150);
+        assert_eq!(plain, redb, "seed {seed}: the embedded stores differ");
+        model::drive(&Memory::etcd_like(seed), seed, 150);
+        model::drive(&faulty(seed), seed, 150);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..4 {
+        assert_eq!(model::drive(&faulty(seed), seed, 100), model::drive(&faulty(seed), seed, 100));
+    }
+    assert_ne!(model::drive(&faulty(1), 1, 100), model::drive(&faulty(2), 2, 100));
+}
+
+/// Unknown outcomes are what they say: about half of them committed.
+#[test]
+fn the_faults_of_the_etcd_like_store_happen() {
+    let store = faulty(7);
+    let (mut committed, mut lost) = (0, 0);
+    for _ in 0..1000 {
+        let txn = conformance::txn("").put("k", conformance::val("v"));
+        let id = txn.txn_id;
+        if let Err(CommitError::Unknown { txn_id, .. }) = store.commit(txn) {
+            assert_eq!(txn_id, id);
+            match store.lookup(id).unwrap() {
+                Some(_) => committed += 1,
+                None => lost += 1,
+            }
+        }
+    }
+    assert!((20..100).contains(&committed) && (20..100).contains(&lost), "{committed} committed, {lost} lost");
+}
+
+#[test]
+fn reg_12_held_watches_fall_behind_and_catch_up() {
+    let store = Memory::new();
+    let mut watch = store.watch(weft_model::Revision::ZERO).unwrap();
+    store.hold_watches(true);
+    let r = store.commit(conformance::txn("").put("k", conformance::val("v"))).unwrap();
+    assert_eq!(watch.try_next().unwrap(), None);
+    store.hold_watches(false);
+    assert_eq!(watch.try_next().unwrap().unwrap()[0].revision, r);
+}
+
+/// The log stays within its limits by itself, and says where it starts.
+#[test]
+fn the_log_is_trimmed_as_it_grows() {
+    let keep = Keep { entries: 10, bytes: 1 << 20 };
+    let few_bytes = Keep { entries: 1000, bytes: 3000 };
+    let check = |store: &dyn Store, most: usize| {
+        let mut last = None;
+        for _ in 0..50 {
+            last = Some(store.commit(conformance::txn("").put("k", conformance::val(&"v".repeat(100)))).unwrap());
+        }
+        let Err(weft_store::ReadError::Compacted { oldest, .. }) = store.watch(weft_model::Revision::ZERO) else {
+            panic!("nothing was trimmed")
+        };
+        let kept = conformance::entries(&mut store.watch(oldest).unwrap(), last.unwrap()).len();
+        assert!((1..=most).contains(&kept), "{kept} entries");
+    };
+    check(&Memory::with(keep, None), 10);
+    check(&Memory::with(few_bytes, None), 10);
+    check(&Disk::new().store_with(keep), 10);
+    check(&Disk::new().store_with(few_bytes), 10);
+    let tiny = Keep { entries: 0, bytes: 0 };
+    check(&Memory::with(tiny, None), 1);
+    check(&Disk::new().store_with(tiny), 1);
+}
+
+#[test]
+fn a_closed_store_says_so() {
+    let disk = Disk::new();
+    let store = Arc::new(disk.store());
+    let mut watch = store.watch(weft_model::Revision::ZERO).unwrap();
+    drop(store);
+    assert!(matches!(watch.try_next(), Err(weft_store::ReadError::Closed)));
+    assert!(matches!(watch.wait_next(), Err(weft_store::ReadError::Closed)));
 }
