@@ -9,10 +9,14 @@
 
 pub mod authz;
 pub mod balance;
+pub mod decision;
 pub mod detect;
+pub mod eject;
+pub mod failure;
 pub mod fragment;
 pub mod request;
 pub mod resolve;
+pub mod retry;
 pub mod route;
 pub mod snapshot;
 
