@@ -15,6 +15,7 @@ pub mod svid;
 pub mod tls;
 pub mod verify;
 
+mod peers;
 mod pem;
 #[cfg(test)]
 mod testing;

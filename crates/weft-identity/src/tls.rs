@@ -1,7 +1,6 @@
 //! TLS configurations of the mesh: TLS 1.3 only, post-quantum key exchange first, no resumption, identities not names.
 //!
-//! A configuration belongs to one SVID and one [`Trust`]; when either changes, build a new one (a microsecond's work)
-//! and swap. Resumption is off both ways: a resumed handshake takes the peer's chain out of the ticket unverified.
+//! A configuration belongs to one SVID and one [`Trust`]; when either changes, build a new one and swap. Resumption is off both ways: a resumed handshake takes the peer's chain out of the ticket unverified.
 
 use std::{
     collections::HashMap,
@@ -28,8 +27,9 @@ use weft_model::{SpiffeId, Uid, Wall};
 use crate::{
     bundle::Trust,
     cert::KeyHash,
+    peers::{ClientIs, PinnedRoot, ServerIs},
     svid::Svid,
-    verify::{ClientIs, PinnedRoot, ServerIs, unix},
+    verify::unix,
 };
 
 /// Requests multiplexed between two of our proxies. **[format]**
