@@ -76,6 +76,38 @@ pub fn send(signal: Signal, pid: u32, group: bool) -> io::Result<bool> {
     }
 }
 
+/// The two signals that ask a process to end.
+pub struct Stop {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    /// Listens from now on; the signals no longer end the process by themselves.
+    pub fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next of them. Safe to drop and call again.
+    pub async fn next(&mut self) -> Signal {
+        tokio::select! {
+            biased; // either will do
+            _ = self.term.recv() => Signal::Term,
+            _ = self.int.recv() => Signal::Int,
+        }
+    }
+}
+
+/// The effective user of this process.
+pub fn user_id() -> u32 {
+    // SAFETY: geteuid takes nothing, touches nothing and cannot fail.
+    #[expect(unsafe_code, reason = "std does not tell")]
+    unsafe {
+        libc::geteuid()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
