@@ -43,7 +43,7 @@ fn side_by_side(args: &[String]) -> Result<()> {
         "weft-proxy",
     ]))?;
     let mut python = run::command("python3", &workspace.root);
-    python.arg("bench/peers.py").args(args);
+    python.arg("bench/peers.py").args(args).env("PYTHONDONTWRITEBYTECODE", "1");
     for (variable, name) in BINARIES {
         if let Some(path) = path(name) {
             python.env(variable, path);

@@ -1,0 +1,1 @@
+"""The side-by-side bench of data planes: processes, peers, load, report."""
