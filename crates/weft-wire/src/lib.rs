@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod arbitrary;
+pub mod delta;
 pub mod fragment;
 pub mod grpc;
 pub mod hello;
