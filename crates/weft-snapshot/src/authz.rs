@@ -193,4 +193,4 @@ fn deny_reason(rule: &RuleView, http: Http<'_>) -> DenyReason {
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -21,3 +21,5 @@ pub mod route;
 pub mod snapshot;
 
 mod pattern;
+#[cfg(test)]
+mod samples;
