@@ -19,7 +19,7 @@ use weft_model::{ResourceRef, SpiffeId};
 pub use self::{
     normalize::{Ambiguous, normalize, normalize_keeping_slashes},
     view::InboundView,
-    why::{AllowReason, Clause, DenyReason},
+    why::{AllowReason, Clause, DenyReason, OperationField, SourceField},
 };
 use self::{
     rules::{Failing, Holds, Http},

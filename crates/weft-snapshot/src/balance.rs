@@ -95,9 +95,11 @@ pub struct NoEndpoint {
 /// `load` has one entry per endpoint of the service; what is missing counts as unused.
 pub fn pick(pool: &Pool, load: &LoadView, ask: &Ask<'_>, dice: &mut Dice<'_>) -> Result<Picked, NoEndpoint> {
     let panic = pool.panics(load, ask.now);
+    // One turn per question, however many sets it takes to answer it
+    let turn = if pool.balance == Balance::RoundRobin { load.next_turn() } else { 0 };
     if let Some(zone) = pool.local(load, ask) {
         let filter = Filter { eject: true, depref: true, avoid: true };
-        if let Some((ix, over)) = choose(pool, zone, load, ask, filter, dice) {
+        if let Some((ix, over)) = choose(pool, zone, load, ask, filter, turn, dice) {
             return Ok(Picked { ix, why: Why { standing: Standing::Passing, over, zone: true } });
         }
     }
@@ -105,7 +107,7 @@ pub fn pick(pool: &Pool, load: &LoadView, ask: &Ask<'_>, dice: &mut Dice<'_>) ->
     for avoid in [true, false] {
         for (tier, standing, eject, depref) in steps(pool, panic) {
             let filter = Filter { eject, depref, avoid };
-            if let Some((ix, over)) = choose(pool, tier, load, ask, filter, dice) {
+            if let Some((ix, over)) = choose(pool, tier, load, ask, filter, turn, dice) {
                 return Ok(Picked { ix, why: Why { standing, over, zone: false } });
             }
         }
@@ -175,14 +177,22 @@ impl Filter {
 
 type Choice = Option<(EndpointIx, Option<EndpointIx>)>;
 
-fn choose(pool: &Pool, tier: &Tier, load: &LoadView, ask: &Ask<'_>, filter: Filter, dice: &mut Dice<'_>) -> Choice {
+fn choose(
+    pool: &Pool,
+    tier: &Tier,
+    load: &LoadView,
+    ask: &Ask<'_>,
+    filter: Filter,
+    turn: u32,
+    dice: &mut Dice<'_>,
+) -> Choice {
     if tier.members().is_empty() {
         return None;
     }
     let takes = |m: &Member| filter.takes(*m, load, ask);
     match pool.balance {
         Balance::Random => tier.draw(dice, DRAWS, &takes).map(|m| (m.ix, None)),
-        Balance::RoundRobin => tier.turn(load.next_turn(), &takes).map(|m| (m.ix, None)),
+        Balance::RoundRobin => tier.turn(turn, &takes).map(|m| (m.ix, None)),
         Balance::PeakEwma | Balance::LeastRequest => {
             let first = tier.draw(dice, DRAWS, &takes)?;
             let second = tier.draw(dice, DRAWS, &|m| m.ix != first.ix && takes(m));
