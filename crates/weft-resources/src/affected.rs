@@ -192,9 +192,13 @@ impl Affected {
 
     /// Who answers for a service changed. Where nobody defines it, that changes what it is.
     fn members_changed(&mut self, world: &World, key: &ServiceKey) {
-        let defined = world.resources.service(key).is_some() || world.catalog.service(key).is_some();
-        if defined {
+        let resource = world.resources.service(key);
+        if resource.is_some() || world.catalog.service(key).is_some() {
             self.endpoints.insert(key.clone());
+            // a selection is routed to as a subset of what it selects
+            if resource.is_some_and(|s| !s.selector.0.is_empty()) {
+                self.routes_on(world, key);
+            }
         } else {
             self.service_changed(world, key);
         }
@@ -205,11 +209,15 @@ impl Affected {
         self.services.insert(key.clone());
         self.endpoints.insert(key.clone());
         self.routes.insert(key.clone());
-        for uid in service::effect::members(world, key).into_keys() {
+        let mut selections = BTreeSet::from([key.clone()]);
+        for (uid, instance) in service::effect::members(world, key) {
+            selections.extend(service::effect::services_of(world, &instance));
             self.workloads.insert(uid.clone());
             self.inbounds.insert(uid);
         }
-        self.routes_on(world, key);
+        for key in selections {
+            self.routes_on(world, &key);
+        }
         self.policies_of(world, Some(key));
     }
 

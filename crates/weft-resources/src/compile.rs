@@ -6,7 +6,9 @@ use std::{
 };
 
 use weft_model::{Name, ServiceKey, Uid};
-use weft_snapshot::fragment::{Collection, Endpoint, Fragment, Inbound, MtlsMode, Routes, Service, Tunnel, Workload};
+use weft_snapshot::fragment::{
+    Collection, Endpoint, Fragment, Inbound, Listen, MtlsMode, Routes, Service, Tunnel, Workload,
+};
 
 pub use crate::kind::service::effect::Definition;
 use crate::{
@@ -82,12 +84,15 @@ pub fn compile_routes(world: &World, service: &ServiceKey, consumer: &Name) -> O
 /// `None` when there is no such instance in the catalog, or it has no identity.
 pub fn compile_workload(world: &World, uid: &Uid) -> Option<Workload> {
     let instance = world.catalog.get(uid)?;
-    let mut listens = BTreeMap::new();
+    let mut listens: Vec<Listen> = Vec::new();
     for key in service::effect::services_of(world, instance) {
         let Some(definition) = service::effect::define(world, &key) else { continue };
         for listen in service::effect::listens(&definition, instance) {
-            // its own service comes first
-            listens.entry(listen.service_port).or_insert(listen);
+            // an address is one port, called as its own service calls it
+            let known = |l: &Listen| l.app == listen.app || l.service_port == listen.service_port;
+            if !listens.iter().any(known) {
+                listens.push(listen);
+            }
         }
     }
     let names = labels(instance);
@@ -96,7 +101,7 @@ pub fn compile_workload(world: &World, uid: &Uid) -> Option<Workload> {
         service: instance.service.clone(),
         identity: instance.identity.clone()?,
         sni: uid.sni().into(),
-        listens: listens.into_values().collect(),
+        listens,
         node: instance.node.clone(),
         locality: instance.locality.clone(),
         workload: names.workload,

@@ -193,8 +193,10 @@ pub(crate) fn header_value(at: &At<String>, out: &mut Sink) -> Option<Arc<str>> 
 /// RE2 syntax, compiled once here so that no proxy ever meets a broken one.
 pub(crate) fn regex(at: &At<String>, out: &mut Sink) -> Option<Arc<str>> {
     /// Bounds what one operator's pattern costs every proxy.
-    const SIZE_LIMIT: usize = 1 << 20;
-    let built = regex::RegexBuilder::new(&format!("^(?:{})$", at.value)).size_limit(SIZE_LIMIT).build();
+    const SIZE_LIMIT: usize = 1 << 18;
+    let build = |pattern: &str| regex::RegexBuilder::new(pattern).size_limit(SIZE_LIMIT).build();
+    // as it stands too, so that parentheses which do not pair cannot leave the group
+    let built = build(&at.value).and_then(|_| build(&format!(r"\A(?:{})\z", at.value)));
     match built {
         Ok(_) => Some(at.value.as_str().into()),
         Err(regex::Error::CompiledTooBig(_)) => {

@@ -55,7 +55,12 @@ impl AuthorizationPolicy {
         if let (Some(at), false) = (&raw.selector, targets.is_empty()) {
             out.invalid(&at.spot, "a policy has a selector or targetRefs, not both");
         }
-        let mut reader = RuleReader { namespace: &subject.key.namespace, accounts: Vec::new(), http_rules: Vec::new() };
+        let mut reader = RuleReader {
+            action: action.unwrap_or(Action::Deny),
+            namespace: &subject.key.namespace,
+            accounts: Vec::new(),
+            http_rules: Vec::new(),
+        };
         let mut rules = Vec::new();
         if let Some(at) = &raw.rules {
             words::at_most(&at.value, MAX_RULES, &at.spot, out);

@@ -6,12 +6,14 @@
 use std::sync::Arc;
 
 use weft_model::Name;
-use weft_snapshot::fragment::{Blocks, Condition, ConditionKey, Operation, Ports, Rule, Source, StringMatch, Values};
+use weft_snapshot::fragment::{
+    Action, Blocks, Condition, ConditionKey, Operation, Ports, Rule, Source, StringMatch, Values,
+};
 
 use super::{Account, HttpRuleUse};
 use crate::{
     schema::{At, Field, schema},
-    violation::{Sink, nearest},
+    violation::{Sink, Spot, nearest},
     words,
 };
 
@@ -71,6 +73,7 @@ schema! {
 
 /// Reads rules, and notes on the way what the status will want to know.
 pub(super) struct RuleReader<'a> {
+    pub action: Action,
     pub namespace: &'a Name,
     pub accounts: Vec<Account>,
     pub http_rules: Vec<HttpRuleUse>,
@@ -80,7 +83,7 @@ pub(super) struct RuleReader<'a> {
 struct ReadSource {
     source: Source,
     remote: Option<Condition>,
-    /// Asks for a JWT, and nothing here verifies any.
+    /// Asks for a verified token, and nothing here verifies any: it never allows.
     never: bool,
 }
 
@@ -142,7 +145,7 @@ impl RuleReader<'_> {
             }
         }
         rule.when.extend(remote);
-        if rule.from.is_empty() {
+        if rule.from.is_empty() && self.action == Action::Allow {
             // no source left that could match, and an empty list would match everybody
             let values = Values { any: vec![StringMatch::Present], none: Vec::new() };
             rule.when.push(Condition { key: ConditionKey::Unsupported("request.auth.principal".into()), values });
@@ -168,10 +171,11 @@ impl RuleReader<'_> {
             any: list(&raw.service_accounts, &mut account, out),
             none: list(&raw.not_service_accounts, &mut account, out),
         };
-        let never = raw.request_principals.is_some();
-        if let Some(at) = &raw.request_principals {
-            out.warn(&at.spot, "never matches: tokens of requests are not verified yet, so no request has a principal");
+        let tokens = [&raw.request_principals, &raw.not_request_principals];
+        for at in tokens.into_iter().flatten() {
+            self.warn_of_tokens(&at.spot, out);
         }
+        let never = self.action == Action::Allow && tokens.into_iter().any(Option::is_some);
         let remote = Values {
             any: list(&raw.remote_ip_blocks, block_text, out),
             none: list(&raw.not_remote_ip_blocks, block_text, out),
@@ -188,6 +192,16 @@ impl RuleReader<'_> {
         };
         let remote = (remote != Values::default()).then_some(Condition { key: ConditionKey::RemoteIp, values: remote });
         ReadSource { source, remote, never }
+    }
+
+    /// What cannot be answered counts against the peer, whatever the action.
+    fn warn_of_tokens(&self, spot: &Spot, out: &mut Sink) {
+        let effect = match self.action {
+            Action::Allow => "this allows nobody",
+            Action::Deny => "this denies whoever the rest of the rule matches",
+            Action::Audit => "this records whatever the rest of the rule matches",
+        };
+        out.warn(spot, format!("tokens of requests are not verified yet, so that {effect}"));
     }
 
     /// `namespace/account`, or `account` in the policy's own namespace; no patterns.
@@ -228,7 +242,7 @@ impl RuleReader<'_> {
         operation
     }
 
-    /// `None` where it always holds, or where something is wrong with it.
+    /// `None` where something is wrong with it.
     fn condition(&mut self, At { spot, value: raw }: &At<RawCondition>, out: &mut Sink) -> Option<Condition> {
         let Some(typed) = &raw.key else {
             out.missing(spot, "key", "is missing; such as `source.namespace`");
@@ -248,12 +262,8 @@ impl RuleReader<'_> {
             _ => words::pattern(at, out),
         };
         let values = Values { any: list(&raw.values, &mut read, out), none: list(&raw.not_values, &mut read, out) };
-        if let ConditionKey::Unsupported(name) = &key {
-            out.warn(&typed.spot, format!("`{name}` is never there: tokens of requests are not verified yet"));
-            if values.any.is_empty() {
-                // what is absent is none of the values
-                return None;
-            }
+        if let ConditionKey::Unsupported(_) = &key {
+            self.warn_of_tokens(&typed.spot, out);
         }
         Some(Condition { key, values })
     }
@@ -345,21 +355,24 @@ fn block_text(at: &At<String>, out: &mut Sink) -> Option<StringMatch> {
     words::ip_block(at, out).map(|b| StringMatch::Exact(format!("{}/{}", b.addr, b.prefix).into()))
 }
 
-/// A pattern, or a template with `{*}` for one segment and `{**}` for any number at the end.
+/// A pattern, or a template with `{*}` for one segment and `{**}` for any number, after which none may follow.
 fn path(at: &At<String>, out: &mut Sink) -> Option<StringMatch> {
     if !at.value.contains(['{', '}']) {
         return words::pattern(at, out);
     }
-    let segments: Vec<_> = at.value.split('/').collect();
-    let last = segments.len().saturating_sub(1);
-    let fits = |(i, segment): (usize, &&str)| match *segment {
+    let mut rest = false;
+    let mut fits = |segment: &str| match segment {
+        "{*}" | "{**}" if rest => false,
+        "{**}" => {
+            rest = true;
+            true
+        }
         "{*}" => true,
-        "{**}" => i == last,
         other => !other.contains(['{', '}', '*']),
     };
-    if !at.value.starts_with('/') || !segments.iter().enumerate().all(fits) {
+    if !at.value.starts_with('/') || !at.value.split('/').all(&mut fits) {
         let message = format!(
-            "`{}` is no path template: it begins with `/`, `{{*}}` is a whole segment, and `{{**}}` is the last one",
+            "`{}` is no path template: it begins with `/`, `{{*}}` is a whole segment, and nothing like it follows `{{**}}`",
             at.value
         );
         out.invalid(&at.spot, message);

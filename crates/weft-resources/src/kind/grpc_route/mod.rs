@@ -123,7 +123,8 @@ fn admit_method(At { spot, value: raw }: &At<RawMethod>, out: &mut Sink) -> Opti
         (None, Some(method), false) => PathMatch::Regex(format!("/[^/]+/{method}").into()),
         (service, method, true) => {
             let pattern = |p: Option<Arc<str>>| p.map_or_else(|| "[^/]+".into(), |p| format!("(?:{p})"));
-            PathMatch::Regex(format!("/{}/{}", pattern(service), pattern(method)).into())
+            let whole = At { spot: spot.clone(), value: format!("/{}/{}", pattern(service), pattern(method)) };
+            PathMatch::Regex(words::regex(&whole, out)?)
         }
     })
 }

@@ -186,9 +186,7 @@ fn origin(resource: &Resource, section: &str) -> weft_model::ResourceRef {
 
 fn backend(world: &World, backend: &BackendRef) -> Backend {
     let target = match (problem(world, backend), &backend.target) {
-        (None, BackendTarget::Service { key, port }) => {
-            Target::Service { key: key.clone(), port: *port, subset: weft_model::Labels::default() }
-        }
+        (None, BackendTarget::Service { key, port }) => service::effect::target(world, key, *port),
         (Some(problem), _) => Target::Unresolved { reference: backend.reference().into(), why: problem.message.into() },
         (None, BackendTarget::InvalidKind { .. }) => {
             Target::Unresolved { reference: backend.reference().into(), why: "not a Service".into() }

@@ -6,8 +6,8 @@ use std::{
     sync::Arc,
 };
 
-use weft_model::{ServiceKey, Uid};
-use weft_snapshot::fragment::{self, Balance, Listen};
+use weft_model::{Labels, ServiceKey, Uid};
+use weft_snapshot::fragment::{self, Balance, Listen, Target};
 
 use super::{Port, Service, TargetPort};
 use crate::{
@@ -144,6 +144,31 @@ fn listen(definition: &Definition, port: &Port, instance: &Instance) -> Option<L
         connect: found.connect,
         preserve: found.preserve,
     })
+}
+
+/// Where a route that names the service sends. A Service that merely selects some instances of another one is compiled to
+/// that subset of the other: its workloads know themselves by the name that they registered under.
+pub(crate) fn target(world: &World, key: &ServiceKey, port: u16) -> Target {
+    let itself = || Target::Service { key: key.clone(), port, subset: Labels::default() };
+    subset_of(world, key, port).unwrap_or_else(itself)
+}
+
+fn subset_of(world: &World, key: &ServiceKey, port: u16) -> Option<Target> {
+    let selector = &world.resources.service(key).filter(|s| !s.selector.0.is_empty())?.selector;
+    let selected = members(world, key);
+    let other = selected.values().next().map(|i| i.service.clone()).filter(|other| other != key)?;
+    let mut of_other = members(world, &other);
+    of_other.retain(|_, i| selector.matches(&i.labels));
+    if !selected.keys().eq(of_other.keys()) {
+        return None;
+    }
+    let (here, there) = (define(world, key)?, define(world, &other)?);
+    let app =
+        |d: &Definition, i: &Instance, port| listens(d, i).into_iter().find(|l| l.service_port == port).map(|l| l.app);
+    let same =
+        |p: &&Port| selected.values().all(|i| app(&here, i, port).is_some_and(|a| app(&there, i, p.port) == Some(a)));
+    let port = there.ports.iter().find(same)?.port;
+    Some(Target::Service { key: other, port, subset: Labels(selector.0.clone()) })
 }
 
 /// The port's protocol as callers see it.

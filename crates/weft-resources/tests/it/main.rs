@@ -1,0 +1,6 @@
+//! Documents in, violations or fragments out.
+
+mod golden;
+mod goldens;
+mod properties;
+mod stream;
