@@ -22,7 +22,7 @@ pub use self::{
     why::{AllowReason, Clause, DenyReason, OperationField, SourceField},
 };
 use self::{
-    rules::{Failing, Holds, Http},
+    rules::{Facts, Failing, Holds, Http},
     view::RuleView,
 };
 use crate::{
@@ -91,9 +91,9 @@ pub fn evaluate_l4(view: &InboundView, a: &Attributes<'_>) -> L4Verdict {
 
 /// Calls `record` with each AUDIT rule that matches. Never changes a verdict.
 pub fn audit(view: &InboundView, a: &Attributes<'_>, record: &mut dyn FnMut(&Arc<ResourceRef>)) {
-    let http = a.http.as_ref().map_or(Http::Not, Http::Is);
+    let facts = Facts::of(a, a.http.as_ref().map_or(Http::Not, Http::Is));
     for rule in &view.audit {
-        if rules::widely(rule, a, http) == Holds::Yes {
+        if rules::widely(rule, &facts) == Holds::Yes {
             record(&rule.origin);
         }
     }
@@ -124,31 +124,32 @@ fn decide(view: &InboundView, a: &Attributes<'_>, http: Http<'_>) -> Decided {
     if a.principal.is_none() && view.mtls_mode(a.dest_port) == MtlsMode::Strict {
         return Decided::Deny(view.mtls_origin.clone(), DenyReason::Plaintext { port: a.dest_port });
     }
+    let facts = Facts::of(a, http);
     let mut open = false;
     for rule in &view.deny {
-        match rules::widely(rule, a, http) {
+        match rules::widely(rule, &facts) {
             Holds::Yes => return Decided::Deny(Some(rule.origin.clone()), deny_reason(rule, http)),
             Holds::Open => open = true,
             Holds::No(_) => {}
         }
     }
-    let decided = if view.has_allow { by_allow(view, a, http) } else { by_default(view, a) };
+    let decided = if view.has_allow { by_allow(view, &facts) } else { by_default(view, a) };
     match decided {
         Decided::Allow(..) if open => Decided::Open,
         decided => decided,
     }
 }
 
-fn by_allow(view: &InboundView, a: &Attributes<'_>, http: Http<'_>) -> Decided {
+fn by_allow(view: &InboundView, facts: &Facts<'_>) -> Decided {
     let mut open = false;
     for rule in &view.allow {
-        match rules::narrowly(rule, a, http) {
+        match rules::narrowly(rule, facts) {
             Holds::Yes => return Decided::Allow(Some(rule.origin.clone()), AllowReason::Rule),
             Holds::Open => open = true,
             Holds::No(_) => {}
         }
     }
-    if open { Decided::Open } else { nearest(view, a, http) }
+    if open { Decided::Open } else { nearest(view, facts) }
 }
 
 fn by_default(view: &InboundView, a: &Attributes<'_>) -> Decided {
@@ -162,19 +163,17 @@ fn by_default(view: &InboundView, a: &Attributes<'_>) -> Decided {
 
 /// Only when the answer is no: which ALLOW rule came nearest, and the clause of it that failed.
 #[cold]
-fn nearest(view: &InboundView, a: &Attributes<'_>, http: Http<'_>) -> Decided {
+fn nearest(view: &InboundView, facts: &Facts<'_>) -> Decided {
     let mut best: Option<(&RuleView, Failing)> = None;
     for rule in &view.allow {
-        if let Holds::No(failing) = rules::narrowly(rule, a, http)
+        if let Holds::No(failing) = rules::narrowly(rule, facts)
             && best.is_none_or(|(_, b)| failing.passed() > b.passed())
         {
             best = Some((rule, failing));
         }
     }
     match best {
-        Some((rule, failing)) if failing == Failing::NotHttp => {
-            Decided::Deny(Some(rule.origin.clone()), DenyReason::NotHttp)
-        }
+        Some((rule, Failing::NotHttp)) => Decided::Deny(Some(rule.origin.clone()), DenyReason::NotHttp),
         Some((rule, failing)) => {
             Decided::Deny(Some(rule.origin.clone()), DenyReason::NoAllow { failing: why::clause(rule, failing) })
         }

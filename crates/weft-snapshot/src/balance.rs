@@ -94,21 +94,22 @@ pub struct NoEndpoint {
 
 /// `load` has one entry per endpoint of the service; what is missing counts as unused.
 pub fn pick(pool: &Pool, load: &LoadView, ask: &Ask<'_>, dice: &mut Dice<'_>) -> Result<Picked, NoEndpoint> {
-    let panic = pool.panics(load, ask.now);
     // One turn per question, however many sets it takes to answer it
     let turn = if pool.balance == Balance::RoundRobin { load.next_turn() } else { 0 };
+    let question = Question { balance: pool.balance, load, ask, turn };
+    let picked = |(ix, over), standing, zone| Ok(Picked { ix, why: Why { standing, over, zone } });
     if let Some(zone) = pool.local(load, ask) {
         let filter = Filter { eject: true, depref: true, avoid: true };
-        if let Some((ix, over)) = choose(pool, zone, load, ask, filter, turn, dice) {
-            return Ok(Picked { ix, why: Why { standing: Standing::Passing, over, zone: true } });
+        if let Some(choice) = question.choose(zone, filter, dice) {
+            return picked(choice, Standing::Passing, true);
         }
     }
+    let panic = pool.panics(load, ask.now);
     // Endpoints that were tried are taken only when no other can be: all steps come once without and once with them
     for avoid in [true, false] {
         for (tier, standing, eject, depref) in steps(pool, panic) {
-            let filter = Filter { eject, depref, avoid };
-            if let Some((ix, over)) = choose(pool, tier, load, ask, filter, turn, dice) {
-                return Ok(Picked { ix, why: Why { standing, over, zone: false } });
+            if let Some(choice) = question.choose(tier, Filter { eject, depref, avoid }, dice) {
+                return picked(choice, standing, false);
             }
         }
         if ask.avoid.is_empty() {
@@ -166,64 +167,57 @@ fn steps(pool: &Pool, panic: bool) -> [(&Tier, Standing, bool, bool); 9] {
     ]
 }
 
-impl Filter {
-    fn takes(self, m: Member, load: &LoadView, ask: &Ask<'_>) -> bool {
-        let l = load.of(m.ix);
-        !(self.eject && l.ejected_until > ask.now
-            || self.depref && l.depreferred_until > ask.now
-            || self.avoid && ask.avoid.contains(&m.ix))
-    }
-}
+/// The chosen one, and the one that it was compared with.
+type Choice = (EndpointIx, Option<EndpointIx>);
 
-type Choice = Option<(EndpointIx, Option<EndpointIx>)>;
-
-fn choose(
-    pool: &Pool,
-    tier: &Tier,
-    load: &LoadView,
-    ask: &Ask<'_>,
-    filter: Filter,
+struct Question<'a> {
+    balance: Balance,
+    load: &'a LoadView,
+    ask: &'a Ask<'a>,
     turn: u32,
-    dice: &mut Dice<'_>,
-) -> Choice {
-    if tier.members().is_empty() {
-        return None;
-    }
-    let takes = |m: &Member| filter.takes(*m, load, ask);
-    match pool.balance {
-        Balance::Random => tier.draw(dice, DRAWS, &takes).map(|m| (m.ix, None)),
-        Balance::RoundRobin => tier.turn(turn, &takes).map(|m| (m.ix, None)),
-        Balance::PeakEwma | Balance::LeastRequest => {
-            let first = tier.draw(dice, DRAWS, &takes)?;
-            let second = tier.draw(dice, DRAWS, &|m| m.ix != first.ix && takes(m));
-            let Some(second) = second else { return Some((first.ix, None)) };
-            let (won, lost) = better(pool, tier, load, ask.now, (first, second), dice);
-            Some((won.ix, Some(lost.ix)))
-        }
-    }
 }
 
-/// A tie goes to the first draw, which came by weight.
-fn better(
-    pool: &Pool,
-    tier: &Tier,
-    load: &LoadView,
-    now: Mono,
-    (a, b): (Member, Member),
-    dice: &mut Dice<'_>,
-) -> (Member, Member) {
-    let (la, lb) = (load.of(a.ix), load.of(b.ix));
-    if la.connected != lb.connected && dice(COLD_SHARE) != 0 {
-        return if la.connected { (a, b) } else { (b, a) };
-    }
-    let cost = |m: Member, l: &Load| {
-        let busy = 1.0 + f64::from(l.in_flight) * tier.mean_weight() / f64::from(m.weight);
-        match pool.balance {
-            Balance::PeakEwma => busy * l.ewma.at(now).max(1.0),
-            _ => busy,
+impl Question<'_> {
+    fn choose(&self, tier: &Tier, filter: Filter, dice: &mut Dice<'_>) -> Option<Choice> {
+        if tier.members().is_empty() {
+            return None;
         }
-    };
-    if cost(b, lb) < cost(a, la) { (b, a) } else { (a, b) }
+        let takes = |m: &Member| self.takes(*m, filter);
+        match self.balance {
+            Balance::Random => tier.draw(dice, DRAWS, &takes).map(|m| (m.ix, None)),
+            Balance::RoundRobin => tier.turn(self.turn, &takes).map(|m| (m.ix, None)),
+            Balance::PeakEwma | Balance::LeastRequest => {
+                let first = tier.draw(dice, DRAWS, &takes)?;
+                let second = tier.draw(dice, DRAWS, &|m| m.ix != first.ix && takes(m));
+                let Some(second) = second else { return Some((first.ix, None)) };
+                let (won, lost) = self.better(tier, first, second, dice);
+                Some((won.ix, Some(lost.ix)))
+            }
+        }
+    }
+
+    fn takes(&self, m: Member, filter: Filter) -> bool {
+        let l = self.load.of(m.ix);
+        !(filter.eject && l.ejected_until > self.ask.now
+            || filter.depref && l.depreferred_until > self.ask.now
+            || filter.avoid && self.ask.avoid.contains(&m.ix))
+    }
+
+    /// A tie goes to `a`, the first draw, which came by weight.
+    fn better(&self, tier: &Tier, a: Member, b: Member, dice: &mut Dice<'_>) -> (Member, Member) {
+        let (la, lb) = (self.load.of(a.ix), self.load.of(b.ix));
+        if la.connected != lb.connected && dice(COLD_SHARE) != 0 {
+            return if la.connected { (a, b) } else { (b, a) };
+        }
+        let cost = |m: Member, l: &Load| {
+            let busy = 1.0 + f64::from(l.in_flight) * tier.mean_weight() / f64::from(m.weight);
+            match self.balance {
+                Balance::PeakEwma => busy * l.ewma.at(self.ask.now).max(1.0),
+                _ => busy,
+            }
+        };
+        if cost(b, lb) < cost(a, la) { (b, a) } else { (a, b) }
+    }
 }
 
 // === text ===

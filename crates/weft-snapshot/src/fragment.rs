@@ -416,7 +416,8 @@ pub enum ConditionKey {
     DestinationIp,
     DestinationPort,
     ConnectionSni,
-    /// A key of Istio's that this build cannot answer (JWT claims): the condition never holds.
+    /// A key of Istio's that this build cannot answer (JWT claims): it counts against the peer, so that a rule with it never
+    /// allows, and denies whom the rest of it denies.
     Unsupported(Arc<str>),
 }
 

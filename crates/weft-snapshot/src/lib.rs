@@ -9,6 +9,7 @@
 
 pub mod authz;
 pub mod balance;
+pub mod deadline;
 pub mod decision;
 pub mod detect;
 pub mod eject;
@@ -20,6 +21,8 @@ pub mod retry;
 pub mod route;
 pub mod snapshot;
 
+#[cfg(test)]
+mod path_of_a_request;
 mod pattern;
 #[cfg(test)]
 mod samples;

@@ -4,6 +4,7 @@
 //! silence. Building costs what changed: views whose fragments are the same allocations as before are kept.
 
 mod build;
+mod check;
 mod service;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
@@ -138,9 +139,9 @@ impl Snapshot {
         self.services.values()
     }
 
-    /// `name`, `name.namespace` or `name.namespace.…` as a caller in `from` means it.
+    /// `name`, `name.namespace` or `name.namespace.…` as a caller in `from` means it; a port is ignored.
     pub fn service_by_host(&self, host: &str, from: &Name) -> Option<&Arc<ServiceView>> {
-        let mut labels = host.split('.');
+        let mut labels = crate::request::host_only(host).split('.');
         let name = Name::parse(labels.next()?).ok()?;
         let namespace = labels.next().map_or(Ok(from.clone()), Name::parse).ok()?;
         self.service(&ServiceKey::new(namespace, name))

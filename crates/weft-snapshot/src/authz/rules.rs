@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use weft_model::SpiffeId;
+
 use super::{
     Attributes,
     view::{ConditionView, RuleView, Test},
@@ -18,6 +20,18 @@ pub(super) enum Http<'a> {
     Unknown,
     Not,
     Is(&'a Request<'a>),
+}
+
+/// What rules compare, taken out of the attributes once.
+pub(super) struct Facts<'a> {
+    pub a: &'a Attributes<'a>,
+    pub http: Http<'a>,
+    /// Without `spiffe://`.
+    id: Option<&'a [u8]>,
+    /// Namespace and service account.
+    account: Option<(&'a str, &'a str)>,
+    namespace: Option<&'a [u8]>,
+    trust_domain: Option<&'a [u8]>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +85,22 @@ enum Unanswerable {
     Fails,
 }
 
+// === impl Facts ===
+
+impl<'a> Facts<'a> {
+    pub fn of(a: &'a Attributes<'a>, http: Http<'a>) -> Self {
+        let account = a.principal.and_then(SpiffeId::workload_parts);
+        Self {
+            a,
+            http,
+            id: a.principal.map(|p| p.without_scheme().as_bytes()),
+            account,
+            namespace: account.map(|(ns, _)| ns.as_bytes()),
+            trust_domain: a.principal.map(|p| p.trust_domain_str().as_bytes()),
+        }
+    }
+}
+
 // === impl Failing ===
 
 impl Failing {
@@ -93,18 +123,18 @@ impl Failing {
 
 /// For DENY and AUDIT: without a request, clauses about requests are dropped (SEC-22), and what cannot be answered
 /// counts as holding.
-pub(super) fn widely(rule: &RuleView, a: &Attributes<'_>, http: Http<'_>) -> Holds {
-    holds(rule, a, http, Unanswerable::Holds)
+pub(super) fn widely(rule: &RuleView, f: &Facts<'_>) -> Holds {
+    holds(rule, f, Unanswerable::Holds)
 }
 
 /// For ALLOW: without a request, a rule with clauses about requests is dropped whole (SEC-22), and what cannot be
 /// answered counts as failing.
-pub(super) fn narrowly(rule: &RuleView, a: &Attributes<'_>, http: Http<'_>) -> Holds {
+pub(super) fn narrowly(rule: &RuleView, f: &Facts<'_>) -> Holds {
     if rule.unresolved.is_some() {
         return Holds::No(Failing::Unresolved);
     }
-    match holds(rule, a, http, Unanswerable::Fails) {
-        Holds::Yes | Holds::Open if rule.reads_http => match http {
+    match holds(rule, f, Unanswerable::Fails) {
+        Holds::Yes | Holds::Open if rule.reads_http => match f.http {
             Http::Is(_) => Holds::Yes,
             Http::Unknown => Holds::Open,
             Http::Not => Holds::No(Failing::NotHttp),
@@ -114,18 +144,18 @@ pub(super) fn narrowly(rule: &RuleView, a: &Attributes<'_>, http: Http<'_>) -> H
 }
 
 /// (any `from`) and (any `to`) and (all `when`), in that order.
-fn holds(rule: &RuleView, a: &Attributes<'_>, http: Http<'_>, unanswerable: Unanswerable) -> Holds {
-    let from = any(&rule.from, |s| source(s, a));
+fn holds(rule: &RuleView, f: &Facts<'_>, unanswerable: Unanswerable) -> Holds {
+    let from = any(&rule.from, |s| source(s, f));
     if let Holds::No(_) = from {
         return from;
     }
-    let to = any(&rule.to, |o| operation(o, a, http));
+    let to = any(&rule.to, |o| operation(o, f));
     if let Holds::No(_) = to {
         return to;
     }
     let mut open = to == Holds::Open;
     for (i, c) in rule.when.iter().enumerate() {
-        match condition(c, a, http, unanswerable) {
+        match condition(c, f, unanswerable) {
             Some(true) => {}
             Some(false) => return Holds::No(Failing::When(i)),
             None => open = true,
@@ -148,34 +178,33 @@ fn any<T>(list: &[T], one: impl Fn(&T) -> Holds) -> Holds {
     result.unwrap_or(Holds::Yes)
 }
 
-fn source(s: &Source, a: &Attributes<'_>) -> Holds {
+/// Fields that were not given cost a look at their length.
+fn source(s: &Source, f: &Facts<'_>) -> Holds {
     use SourceField as F;
-    let p = a.principal;
-    let id = p.map(|p| p.without_scheme().as_bytes());
-    let namespace = p.and_then(|p| p.namespace()).map(str::as_bytes);
-    let domain = p.map(|p| p.trust_domain_str().as_bytes());
-    let account = p.and_then(|p| p.workload_parts());
-    let checks = [
-        text(&s.principals, id).map(|neg| if neg { F::NotPrincipals } else { F::Principals }),
-        text(&s.namespaces, namespace).map(|neg| if neg { F::NotNamespaces } else { F::Namespaces }),
-        accounts(&s.service_accounts, account).map(|neg| if neg { F::NotServiceAccounts } else { F::ServiceAccounts }),
-        text(&s.trust_domains, domain).map(|neg| if neg { F::NotTrustDomains } else { F::TrustDomains }),
-        blocks(&s.ip_blocks, a.source_ip).map(|neg| if neg { F::NotIpBlocks } else { F::IpBlocks }),
-    ];
-    checks.into_iter().flatten().next().map_or(Holds::Yes, |f| Holds::No(Failing::From(f)))
+    let failed = text(&s.principals, f.id)
+        .map(|negative| if negative { F::NotPrincipals } else { F::Principals })
+        .or_else(|| text(&s.namespaces, f.namespace).map(|n| if n { F::NotNamespaces } else { F::Namespaces }))
+        .or_else(|| {
+            accounts(&s.service_accounts, f.account).map(|n| if n { F::NotServiceAccounts } else { F::ServiceAccounts })
+        })
+        .or_else(|| {
+            text(&s.trust_domains, f.trust_domain).map(|n| if n { F::NotTrustDomains } else { F::TrustDomains })
+        })
+        .or_else(|| blocks(&s.ip_blocks, f.a.source_ip).map(|n| if n { F::NotIpBlocks } else { F::IpBlocks }));
+    failed.map_or(Holds::Yes, |field| Holds::No(Failing::From(field)))
 }
 
-fn operation(o: &Operation, a: &Attributes<'_>, http: Http<'_>) -> Holds {
+fn operation(o: &Operation, f: &Facts<'_>) -> Holds {
     use OperationField as F;
     let no = |f| Holds::No(Failing::To(f));
-    if !o.ports.any.is_empty() && !o.ports.any.contains(&a.dest_port) {
+    if !o.ports.any.is_empty() && !o.ports.any.contains(&f.a.dest_port) {
         return no(F::Ports);
     }
-    if o.ports.none.contains(&a.dest_port) {
+    if o.ports.none.contains(&f.a.dest_port) {
         return no(F::NotPorts);
     }
     let reads_http = [&o.hosts, &o.methods, &o.paths].into_iter().any(|v| !(v.any.is_empty() && v.none.is_empty()));
-    let request = match http {
+    let request = match f.http {
         _ if !reads_http => return Holds::Yes,
         Http::Unknown => return Holds::Open,
         Http::Not => return Holds::Yes, // dropped; an ALLOW rule is dropped as a whole by its caller
@@ -194,8 +223,8 @@ fn operation(o: &Operation, a: &Attributes<'_>, http: Http<'_>) -> Holds {
 }
 
 /// `None`: it depends on the request.
-fn condition(c: &ConditionView, a: &Attributes<'_>, http: Http<'_>, unanswerable: Unanswerable) -> Option<bool> {
-    let p = a.principal;
+fn condition(c: &ConditionView, f: &Facts<'_>, unanswerable: Unanswerable) -> Option<bool> {
+    let a = f.a;
     let text = |value: Option<&[u8]>| match &c.test {
         Test::Text(values) => Some(text(values, value).is_none()),
         Test::Ip(_) | Test::Port { .. } => Some(unanswerable == Unanswerable::Holds), // not built
@@ -205,7 +234,7 @@ fn condition(c: &ConditionView, a: &Attributes<'_>, http: Http<'_>, unanswerable
         Test::Text(_) | Test::Port { .. } => Some(unanswerable == Unanswerable::Holds), // not built
     };
     match &c.key {
-        ConditionKey::RequestHeader(name) => match (http, &c.test) {
+        ConditionKey::RequestHeader(name) => match (f.http, &c.test) {
             (Http::Unknown, _) => None,
             (Http::Is(request), Test::Text(values)) => Some(header(values, request.headers, name)),
             _ => Some(true), // dropped; see `operation`
@@ -219,12 +248,12 @@ fn condition(c: &ConditionView, a: &Attributes<'_>, http: Http<'_>, unanswerable
             }
             Test::Text(_) | Test::Ip(_) => Some(unanswerable == Unanswerable::Holds), // not built
         },
-        ConditionKey::SourceNamespace => text(p.and_then(|p| p.namespace()).map(str::as_bytes)),
-        ConditionKey::SourceTrustDomain => text(p.map(|p| p.trust_domain_str().as_bytes())),
-        ConditionKey::SourcePrincipal => text(p.map(|p| p.without_scheme().as_bytes())),
+        ConditionKey::SourceNamespace => text(f.namespace),
+        ConditionKey::SourceTrustDomain => text(f.trust_domain),
+        ConditionKey::SourcePrincipal => text(f.id),
         ConditionKey::ConnectionSni => text(a.sni.map(str::as_bytes)),
         ConditionKey::SourceServiceAccount => match &c.test {
-            Test::Text(values) => Some(accounts(values, p.and_then(|p| p.workload_parts())).is_none()),
+            Test::Text(values) => Some(accounts(values, f.account).is_none()),
             Test::Ip(_) | Test::Port { .. } => Some(unanswerable == Unanswerable::Holds), // not built
         },
         ConditionKey::Unsupported(_) => Some(unanswerable == Unanswerable::Holds),

@@ -5,7 +5,7 @@ use super::*;
 const NOW: Mono = Mono::secs(1000);
 
 fn fail(e: &Ejector, ix: u32, times: u32, now: Mono) -> Option<Ejected> {
-    (0..times).filter_map(|_| e.feed(EndpointIx(ix), Feed::GatewayFailure, now)).last()
+    (0..times).fold(None, |last, _| e.feed(EndpointIx(ix), Feed::GatewayFailure, now).or(last))
 }
 
 fn after(s: u64) -> Mono {

@@ -7,15 +7,18 @@ use std::{
 
 use weft_model::{Digest, Labels, Name, Revision, ServiceKey, Uid};
 
-use super::{EndpointView, Fragments, Rejection, RevocationsView, ServiceView, Snapshot, WorkloadView};
+use super::{EndpointView, Fragments, Rejection, RevocationsView, ServiceView, Snapshot, WorkloadView, check};
 use crate::{
     authz::InboundView,
     balance::Pool,
-    fragment::{Collection, Endpoint, Fragment, Service, Tunnel, Workload},
+    fragment::{Collection, Fragment, Service},
     route::RouteTable,
 };
 
 type Entries = BTreeMap<String, Arc<Fragment>>;
+/// Compiled, with what it was compiled from.
+type Table = (Arc<RouteTable>, Arc<Fragment>);
+type Tables = BTreeMap<(ServiceKey, Name), Table>;
 /// Per service the (port, labels) that some route chooses.
 type Subsets = BTreeMap<ServiceKey, BTreeSet<(u16, Labels)>>;
 
@@ -143,7 +146,7 @@ impl<'a> Builder<'a> {
         {
             return Some(kept.clone());
         }
-        if let Err(why) = check_workload(workload) {
+        if let Err(why) = check::workload(workload) {
             self.reject(collection, entry, why);
             return None;
         }
@@ -165,7 +168,7 @@ impl<'a> Builder<'a> {
         Some(Arc::new(WorkloadView { workload: workload.clone(), inbound, source, inbound_source }))
     }
 
-    fn routes(&mut self) -> BTreeMap<(ServiceKey, Name), (Arc<RouteTable>, Arc<Fragment>)> {
+    fn routes(&mut self) -> Tables {
         let mut out = BTreeMap::new();
         for (collection, entries) in self.fragments {
             let Collection::Routes { service, consumer } = collection else { continue };
@@ -195,17 +198,14 @@ impl<'a> Builder<'a> {
         out
     }
 
-    fn services(
-        &mut self,
-        routes: &BTreeMap<(ServiceKey, Name), (Arc<RouteTable>, Arc<Fragment>)>,
-    ) -> BTreeMap<ServiceKey, Arc<ServiceView>> {
+    fn services(&mut self, routes: &Tables) -> BTreeMap<ServiceKey, Arc<ServiceView>> {
         let mut subsets = Subsets::new();
         for (table, _) in routes.values() {
             for (key, port, labels) in table.destinations().filter(|(_, _, l)| !l.0.is_empty()) {
                 subsets.entry(key.clone()).or_default().insert((port, labels.clone()));
             }
         }
-        let mut by_service: BTreeMap<&ServiceKey, Vec<(&Name, &(Arc<RouteTable>, Arc<Fragment>))>> = BTreeMap::new();
+        let mut by_service: BTreeMap<&ServiceKey, Vec<(&Name, &Table)>> = BTreeMap::new();
         for ((service, consumer), table) in routes {
             by_service.entry(service).or_default().push((consumer, table));
         }
@@ -270,7 +270,7 @@ impl<'a> Builder<'a> {
             let same = old.binary_search_by(|o| o.endpoint.uid.cmp(&e.uid)).ok().and_then(|i| old.get(i));
             if let Some(same) = same.filter(|s| Arc::ptr_eq(&s.source, source)) {
                 out.push(same.clone());
-            } else if let Err(why) = check_endpoint(e) {
+            } else if let Err(why) = check::endpoint(e) {
                 self.reject(&collection, entry, why);
             } else {
                 out.push(Arc::new(EndpointView { endpoint: e.clone(), source: source.clone() }));
@@ -336,7 +336,7 @@ impl<'a> Builder<'a> {
 struct Parts<'a> {
     service: &'a Service,
     source: &'a Arc<Fragment>,
-    routes: &'a [(&'a Name, &'a (Arc<RouteTable>, Arc<Fragment>))],
+    routes: &'a [(&'a Name, &'a Table)],
     subsets: Option<&'a BTreeSet<(u16, Labels)>>,
 }
 
@@ -378,31 +378,4 @@ impl Parts<'_> {
 
 fn same_arcs<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
-}
-
-fn check_workload(w: &Workload) -> Result<(), String> {
-    if w.sni.is_empty() {
-        return Err("the workload has no server name".into());
-    }
-    let mut apps = BTreeSet::new();
-    for listen in &w.listens {
-        if !apps.insert(listen.app) {
-            return Err(format!("two ports of the workload have the address {}", listen.app));
-        }
-    }
-    Ok(())
-}
-
-fn check_endpoint(e: &Endpoint) -> Result<(), String> {
-    match e.tunnel {
-        Tunnel::None => Ok(()),
-        Tunnel::Hbone | Tunnel::Weft1 if e.identities.is_empty() => {
-            Err("the endpoint is reached through the mesh but no identity is expected of it".into())
-        }
-        Tunnel::Hbone | Tunnel::Weft1 if e.mesh.is_none() => {
-            Err("the endpoint is reached through the mesh but has no mesh address".into())
-        }
-        Tunnel::Weft1 if e.sni.is_empty() => Err("the endpoint speaks weft/1 but has no server name".into()),
-        Tunnel::Hbone | Tunnel::Weft1 => Ok(()),
-    }
 }

@@ -52,7 +52,7 @@ fn looks_things_up() {
     assert!(cart.routes(&name("shop"), 80).is_some_and(|t| t.has_http()));
     assert!(cart.routes(&name("shop"), 90).is_none() && cart.routes(&name("ops"), 80).is_none());
     assert!(s.service_by_host("cart", &name("shop")).is_some());
-    assert!(s.service_by_host("cart.shop.svc.cluster.local", &name("ops")).is_some());
+    assert!(s.service_by_host("cart.shop.svc.cluster.local:80", &name("ops")).is_some());
     assert!(s.service_by_host("cart", &name("ops")).is_none());
     assert_eq!(s.bundle(&TrustDomain::parse("td").unwrap()).unwrap().authorities.len(), 1);
     assert!(s.bundle(&TrustDomain::parse("other").unwrap()).is_none());
