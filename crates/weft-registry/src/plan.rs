@@ -154,6 +154,26 @@ pub fn plan(view: &View, op: Op) -> Result<Plan, PlanError> {
     }
 }
 
+// === impl Op ===
+
+impl Op {
+    /// For the log: why the commit was made.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::PutNode { .. } => "put node",
+            Self::DropNode { .. } => "drop node",
+            Self::Register { .. } => "register",
+            Self::Deregister { .. } => "deregister",
+            Self::Reap { .. } => "reap",
+            Self::Check { .. } => "check",
+            Self::Maintenance { .. } => "maintenance",
+            Self::Drain { .. } => "drain",
+            Self::Attach { .. } => "attach",
+            Self::Lapse { .. } => "lapse",
+        }
+    }
+}
+
 // === impl Plan ===
 
 impl Plan {

@@ -1,0 +1,210 @@
+//! The shell of the authority: which key signs now, and each issuance from ledger to certificate.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use weft_ca::{Issue, IssueError, Issued, JoinToken, Kek, Refusal, Signer, SlotError, Step, Verdict, slots, token};
+use weft_identity::{
+    ALPN_H2, BundleError, ClientAuth, PublicKey, Revocations, Svid, SvidError, Trust, WallClock, control_plane_id,
+    csr::{CsrError, KeyPair},
+    server_config,
+};
+use weft_model::{SpiffeId, TrustDomain, Wall};
+use weft_store::{Expect, Format, Key, Write};
+
+use crate::{
+    keys,
+    replica::{CommitFailure, Draft, Replica},
+    state::State,
+};
+
+/// How often it is looked whether a key or the server's own identity must be replaced.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+pub struct Authority {
+    replica: Arc<Replica>,
+    kek: Kek,
+    leaf_ttl: Duration,
+    wall: WallClock,
+    signer: ArcSwap<Signing>,
+    /// `None` until the server has an identity of its own.
+    serving: ArcSwap<Option<Serving>>,
+}
+
+/// What signs, and whom to trust.
+pub struct Signing {
+    pub signer: Signer,
+    pub trust: Trust,
+}
+
+/// The server's own side of 15012.
+struct Serving {
+    tls: Arc<rustls::ServerConfig>,
+    renew_at: Wall,
+}
+
+/// Why there is no signer.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    #[error("the signing key cannot be opened")]
+    Slot(#[source] SlotError),
+    #[error("the mesh's roots cannot be trusted")]
+    Bundle(#[source] BundleError),
+    #[error("the server's own identity could not be made")]
+    Own(#[source] IssueFailure),
+    #[error("no key could be made")]
+    Key(#[source] CsrError),
+    #[error("the server's own identity cannot be used")]
+    Svid(#[source] SvidError),
+}
+
+/// Why nothing was issued.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueFailure {
+    #[error(transparent)]
+    Refused(Refusal),
+    #[error("the certificate was not issued")]
+    Issue(#[source] IssueError),
+    #[error("the issuance could not be recorded, so nothing was signed: {0}")]
+    Commit(String),
+}
+
+// === impl Authority ===
+
+impl Authority {
+    pub fn open(replica: Arc<Replica>, kek: Kek, leaf_ttl: Duration, wall: WallClock) -> Result<Self, AuthorityError> {
+        let signing = signing(&replica.state(), &kek, wall.now())?;
+        let (signer, serving) = (ArcSwap::from_pointee(signing), ArcSwap::from_pointee(None));
+        Ok(Self { replica, kek, leaf_ttl, wall, signer, serving })
+    }
+
+    pub fn signing(&self) -> Arc<Signing> {
+        self.signer.load_full()
+    }
+
+    pub fn trust_domain(&self) -> TrustDomain {
+        self.signer.load().signer.trust_domain().clone()
+    }
+
+    pub fn leaf_ttl(&self) -> Duration {
+        self.leaf_ttl
+    }
+
+    /// For the next connection to 15012; `None` before the first [`Authority::renew_own`].
+    pub fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
+        self.serving.load().as_ref().as_ref().map(|s| s.tls.clone())
+    }
+
+    /// The authorities in the store changed: sign and trust as they say.
+    pub fn reopen(&self, state: &State) -> Result<(), AuthorityError> {
+        self.signer.store(Arc::new(signing(state, &self.kek, self.wall.now())?));
+        Ok(())
+    }
+
+    /// A new identity of the server's own.
+    pub async fn renew_own(&self) -> Result<(), AuthorityError> {
+        let signing = self.signing();
+        let key = KeyPair::generate().map_err(AuthorityError::Key)?;
+        let id = control_plane_id(signing.signer.trust_domain());
+        let issued = self.issue(&id, &key.public_key(), "", None).await.map_err(AuthorityError::Own)?;
+        let svid: Svid = key.into_svid(issued.chain).map_err(AuthorityError::Svid)?;
+        // whoever joins holds a pin only, and must find the root in the chain
+        let root = signing.signer.root().certificates().next().cloned();
+        let svid = match root {
+            Some(root) => svid.with_authority(&root).map_err(AuthorityError::Svid)?,
+            None => svid,
+        };
+        let tls = server_config(&svid, &signing.trust, ClientAuth::Optional, &[ALPN_H2], &self.wall);
+        let renew_at = self.wall.now().plus(issued.not_after.since(self.wall.now()) / 2);
+        self.serving.store(Arc::new(Some(Serving { tls, renew_at })));
+        Ok(())
+    }
+
+    /// Ledger first, with the token's spending in the same commit; then signs; what was signed is read back inside.
+    pub async fn issue(
+        &self,
+        id: &SpiffeId,
+        public_key: &PublicKey,
+        node: &str,
+        spend: Option<&JoinToken>,
+    ) -> Result<Issued, IssueFailure> {
+        let signing = self.signing();
+        let now = self.wall.now();
+        let request =
+            Issue { id: id.clone(), public_key: public_key.clone(), ttl: self.leaf_ttl, dns_names: Vec::new() };
+        let template = signing.signer.plan(&request, now).map_err(IssueFailure::Issue)?;
+        let record = template.record(node);
+        let ledger: Key = keys::ledger(&record.serial).into();
+        let roots: Vec<_> = signing.trust.bundle.authorities().iter().map(|a| a.key).collect();
+        let committed = self.replica.commit("ca", "issue", |state, _| {
+            let mut draft = Draft::idle(());
+            if let Some(bearer) = spend {
+                let stored = state.tokens.get(&bearer.id);
+                match token::spend(stored.map(|s| &*s.value), bearer, id, public_key, &roots, now)? {
+                    Verdict::Again => {}
+                    Verdict::Spend(spent) => {
+                        let key = keys::token(&bearer.id);
+                        draft.expects.extend(stored.map(|s| Expect::unchanged(key.clone(), s.modified)));
+                        draft.writes.insert(key.into(), Write::Put(Format::Raw.wrap(&spent.encode())));
+                    }
+                }
+            }
+            draft.expects.push(Expect::absent(ledger.clone()));
+            draft.writes.insert(ledger.clone(), Write::Put(Format::Raw.wrap(&record.encode())));
+            Ok(draft)
+        });
+        match committed.await {
+            Ok(_) => signing.signer.sign(&template).map_err(IssueFailure::Issue),
+            Err(CommitFailure::Refused(refusal)) => Err(IssueFailure::Refused(refusal)),
+            Err(other) => Err(IssueFailure::Commit(other.told())),
+        }
+    }
+
+    /// Keeps keys and the server's own identity current, for ever.
+    pub async fn tend(self: Arc<Self>) {
+        let look = LOOK_EVERY.min(self.leaf_ttl / 8).max(Duration::from_millis(250));
+        loop {
+            tokio::time::sleep(look).await;
+            if let Err(e) = self.advance_signing().await {
+                tracing::error!(error = e, "the signing key could not be replaced");
+            }
+            let due = self.serving.load().as_ref().as_ref().is_none_or(|s| self.wall.now() >= s.renew_at);
+            if due && let Err(e) = self.renew_own().await {
+                tracing::error!(error = %weft_rt::log::chain(&e), "the server's own identity was not renewed");
+            }
+        }
+    }
+
+    /// One step of the signing slots, when one is due. A new root is never activated by time alone: everyone must have
+    /// it first.
+    async fn advance_signing(&self) -> Result<(), String> {
+        let told = |e: &dyn std::error::Error| weft_rt::log::chain(e).to_string();
+        let (state, now) = (self.replica.state(), self.wall.now());
+        let journal = &state.signing.journal;
+        let next = match slots::plan(now, journal) {
+            Step::Nothing => return Ok(()),
+            Step::Prepare => {
+                let root = slots::root_signer(&state.roots.journal, &self.kek).map_err(|e| told(&e))?;
+                slots::prepare_signing(journal, &root, &self.kek, now).map_err(|e| told(&e))?
+            }
+            Step::Activate => slots::activate(journal, now).map_err(|e| told(&e))?,
+        };
+        let read_at = state.signing.modified;
+        let committed = self.replica.commit::<(), AuthorityError>("ca", "advance the signing key", |_, _| {
+            let mut draft = Draft::idle(());
+            draft.expects.push(Expect::unchanged(keys::SIGNING, read_at));
+            draft.writes.insert(keys::SIGNING.into(), Write::Put(Format::Raw.wrap(&next.encode())));
+            Ok(draft)
+        });
+        committed.await.map_err(|e| e.told())?;
+        tracing::info!("the authority's signing slots moved on");
+        Ok(())
+    }
+}
+
+fn signing(state: &State, kek: &Kek, now: Wall) -> Result<Signing, AuthorityError> {
+    let signer =
+        slots::current_signer(&state.signing.journal, &state.roots.journal, kek).map_err(AuthorityError::Slot)?;
+    let bundle = state.roots.journal.bundle(now).map_err(AuthorityError::Bundle)?;
+    Ok(Signing { signer, trust: Trust::new(bundle, Revocations::default()) })
+}
