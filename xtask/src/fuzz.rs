@@ -1,5 +1,5 @@
 //! `fuzz TARGET`: libFuzzer on one entry point of `fuzz/`, built by the ordinary compiler (no nightly, no cargo-fuzz).
-//! The corpora are also replayed by plain tests of the crates they belong to.
+//! The corpora are also replayed by the ordinary tests of `weft-fuzz`.
 
 use crate::{run, workspace::Workspace};
 use anyhow::{Context as _, Result, bail};
@@ -21,7 +21,7 @@ const COVERAGE: &[&str] = &[
 pub fn run(args: &[String]) -> Result<()> {
     let workspace = Workspace::load()?;
     let targets = targets(&workspace.root)?;
-    let (target, seconds) = match args {
+    let (target, time) = match args {
         [] => {
             println!("fuzz targets: {}", targets.join(", "));
             return Ok(());
@@ -37,32 +37,37 @@ pub fn run(args: &[String]) -> Result<()> {
     let out = workspace.target.join("fuzz");
     let host = run::output(run::command("rustc", &folder).arg("-vV"))?;
     let host = host.lines().find_map(|l| l.strip_prefix("host: ")).context("rustc -vV names no host")?;
-    // With an explicit --target, build scripts are built without the coverage flags.
+    // With an explicit --target, build scripts are built without the coverage flags; LTO would drop their tables.
     run::run(
         run::cargo(&folder)
-            .args(["build", "--release", "--bin", target, "--target", host])
+            .args(["build", "--release", "--locked", "-p", "weft-fuzz", "--features", "libfuzzer", "--target", host])
             .env("CARGO_TARGET_DIR", &out)
+            .env("CARGO_PROFILE_RELEASE_LTO", "off")
             .env("CARGO_ENCODED_RUSTFLAGS", COVERAGE.join("\x1f")),
     )?;
     // New inputs go to the build folder; only what a person copies into fuzz/corpus is kept.
     let found = out.join("corpus").join(target);
     std::fs::create_dir_all(&found)?;
     let kept = folder.join("corpus").join(target);
-    let mut fuzzer = run::command(out.join(host).join("release").join(target), &folder);
-    fuzzer.arg(&found);
+    let mut fuzzer = run::command(out.join(host).join("release/weft-fuzz"), &folder);
+    fuzzer.env("WEFT_FUZZ_TARGET", target).arg(&found);
     if kept.is_dir() {
         fuzzer.arg(kept);
     }
-    fuzzer.arg(format!("-max_total_time={seconds}")).arg(format!("-artifact_prefix={}/", out.display()));
+    fuzzer.arg(format!("-max_total_time={time}")).arg(format!("-artifact_prefix={}/{target}-", out.display()));
     fuzzer.args(["-timeout=5", "-rss_limit_mb=2048", "-print_final_stats=1"]);
     run::run(&mut fuzzer)
 }
 
 fn targets(root: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(root.join("fuzz/Cargo.toml")).context("cannot read fuzz/Cargo.toml")?;
-    let table: toml::Table = text.parse().context("fuzz/Cargo.toml")?;
-    let bins = table.get("bin").and_then(|b| b.as_array()).cloned().unwrap_or_default();
-    Ok(bins.iter().filter_map(|b| b.get("name")?.as_str().map(str::to_owned)).collect())
+    let text = std::fs::read_to_string(root.join("fuzz/src/lib.rs")).context("cannot read fuzz/src/lib.rs")?;
+    Ok(listed(&text))
+}
+
+/// The rows of `TARGETS`: `("name", function),`.
+fn listed(text: &str) -> Vec<String> {
+    let rows = text.lines().skip_while(|l| !l.contains("TARGETS:")).skip(1).take_while(|l| l.trim() != "];");
+    rows.filter_map(|l| Some(l.trim().strip_prefix("(\"")?.split('"').next()?.to_owned())).collect()
 }
 
 /// `90`, `90s`, `10m`, `1h`.
@@ -80,6 +85,14 @@ fn seconds(text: &str) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn targets_are_read_from_their_table() {
+        let text =
+            "const X: u8 = 1;\npub const TARGETS: &[T] = &[\n    (\"a\", a),\n    (\"b_c\", b),\n];\n(\"d\", d)\n";
+        assert_eq!(listed(text), ["a", "b_c"]);
+        assert!(targets(&crate::workspace::root()).unwrap().contains(&"spiffe_id".to_owned()));
+    }
 
     #[test]
     fn times_are_read() {

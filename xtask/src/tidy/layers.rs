@@ -105,6 +105,11 @@ const ROWS: &[Row] = &[
         ],
         never: &[],
     },
+    Row {
+        name: "weft-fuzz",
+        may: &["weft-model", "weft-snapshot", "weft-identity", "weft-resources", "weft-wire", "weft-proxy"],
+        never: &["weft-control"],
+    },
     Row { name: "xtask", may: &[], never: PURE },
 ];
 
@@ -149,8 +154,12 @@ pub fn check(members: &[Member]) -> Vec<Problem> {
             set.iter().filter(|d| ours.contains(d.as_str())).cloned().collect()
         };
         for dependency in mine(&member.normal) {
-            if dependency == "weft-sim" {
-                problems.push(Problem::hard("layers", &member.name, "links weft-sim: it is for dev-dependencies only"));
+            if dependency == "weft-sim" || dependency == "weft-fuzz" {
+                problems.push(Problem::hard(
+                    "layers",
+                    &member.name,
+                    format!("links {dependency}, which is for tests only"),
+                ));
             } else if !row.may.contains(&dependency.as_str()) {
                 problems.push(Problem::hard("layers", &member.name, format!("may not depend on {dependency}")));
             }
@@ -225,7 +234,7 @@ mod tests {
     #[test]
     fn fakes_are_not_shipped() {
         let members = [member("weft", &["weft-sim"], &[], &[]), member("weft-sim", &[], &[], &[])];
-        assert_eq!(faults(&members), ["weft: links weft-sim: it is for dev-dependencies only"]);
+        assert_eq!(faults(&members), ["weft: links weft-sim, which is for tests only"]);
     }
 
     #[test]
