@@ -44,7 +44,7 @@ impl Sink for NoSink {
 }
 
 /// What all requests of a connection have in common. Shared, so that a record stays small.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Peer {
     /// Number of the connection in this process.
     pub conn: u64,

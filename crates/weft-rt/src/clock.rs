@@ -78,6 +78,20 @@ impl Clock {
     }
 }
 
+impl Clock {
+    /// Sleeps until the wall clock reads `at`, wherever it is stepped meanwhile.
+    pub async fn sleep_until_wall(&self, at: Wall) {
+        const RECHECK: Duration = Duration::from_secs(10);
+        loop {
+            let left = at.since(self.wall());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(RECHECK)).await;
+        }
+    }
+}
+
 #[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "this is where wall time comes from")]
 fn os_wall() -> Wall {
     use std::time::SystemTime;

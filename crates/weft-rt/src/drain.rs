@@ -130,6 +130,10 @@ impl Observer {
     pub async fn draining(&mut self) {
         let _ = self.0.wait_for(|p| *p >= Phase::Draining).await;
     }
+
+    pub async fn forced(&mut self) {
+        let _ = self.0.wait_for(|p| *p >= Phase::Forced).await;
+    }
 }
 
 impl Hasten {

@@ -76,8 +76,22 @@ impl Bind {
     }
 }
 
+/// A bound and listening socket that no runtime knows yet: it may be carried to the thread that will accept.
+#[derive(Debug)]
+pub struct Reserved {
+    inner: ReservedInner,
+    addr: Addr,
+}
+
+#[derive(Debug)]
+enum ReservedInner {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener, UnlinkOnDrop),
+}
+
 /// Binds and listens. Unix sockets are the owner's alone (0600); one that nobody listens on any more is replaced.
-pub fn bind(want: &Bind) -> Result<Listener, BindError> {
+pub fn reserve(want: &Bind) -> Result<Reserved, BindError> {
+    let failed = |e| bind_error(&want.addr, e);
     match &want.addr {
         Addr::Tcp(addr) => {
             let bound = match bind_tcp(*addr) {
@@ -86,14 +100,36 @@ pub fn bind(want: &Bind) -> Result<Listener, BindError> {
                 }
                 other => other,
             };
-            let l = bound.map_err(|e| bind_error(&want.addr, e))?;
-            let addr = l.local_addr().map_err(|e| bind_error(&want.addr, e))?.into();
-            Ok(Listener { inner: Inner::Tcp(l), addr })
+            let l = bound.map_err(failed)?;
+            let addr = l.local_addr().map_err(failed)?.into();
+            Ok(Reserved { inner: ReservedInner::Tcp(l), addr })
         }
         Addr::Unix(path) => {
-            let l = bind_unix(path).map_err(|e| bind_error(&want.addr, e))?;
-            Ok(Listener { inner: Inner::Unix(l, UnlinkOnDrop(path.clone())), addr: want.addr.clone() })
+            let l = bind_unix(path).map_err(failed)?;
+            Ok(Reserved { inner: ReservedInner::Unix(l, UnlinkOnDrop(path.clone())), addr: want.addr.clone() })
         }
+    }
+}
+
+/// [`reserve`] and [`Reserved::open`] in one, on the current runtime.
+pub fn bind(want: &Bind) -> Result<Listener, BindError> {
+    reserve(want)?.open().map_err(|e| bind_error(&want.addr, e))
+}
+
+// === impl Reserved ===
+
+impl Reserved {
+    pub fn addr(&self) -> &Addr {
+        &self.addr
+    }
+
+    /// Registers it with the current runtime.
+    pub fn open(self) -> io::Result<Listener> {
+        let inner = match self.inner {
+            ReservedInner::Tcp(l) => Inner::Tcp(TcpListener::from_std(l)?),
+            ReservedInner::Unix(l, path) => Inner::Unix(UnixListener::from_std(l)?, path),
+        };
+        Ok(Listener { inner, addr: self.addr })
     }
 }
 
@@ -133,7 +169,7 @@ impl Drop for UnlinkOnDrop {
 }
 
 /// No SO_REUSEPORT: a stale process must not silently share the port, and its queue must not be reset.
-fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
+fn bind_tcp(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     let s = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     s.set_reuse_address(true)?;
     if addr.is_ipv6() {
@@ -142,12 +178,13 @@ fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     s.set_nonblocking(true)?;
     s.bind(&addr.into())?;
     s.listen(BACKLOG)?;
-    TcpListener::from_std(s.into())
+    Ok(s.into())
 }
 
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    let _mask = sys::Umask::owner_only();
-    match UnixListener::bind(path) {
+fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    use std::os::unix::net::UnixListener;
+    let mask = sys::Umask::owner_only();
+    let bound = match UnixListener::bind(path) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
             // A socket file outlives its process: refused means that nobody listens.
             match std::os::unix::net::UnixStream::connect(path) {
@@ -159,7 +196,11 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
             }
         }
         other => other,
-    }
+    };
+    drop(mask);
+    let l = bound?;
+    l.set_nonblocking(true)?;
+    Ok(l)
 }
 
 fn bind_error(addr: &Addr, source: io::Error) -> BindError {

@@ -47,6 +47,11 @@ where
     };
 }
 
+/// What `RUST_LOG` says, else `default`.
+pub fn filter(default: &str) -> String {
+    crate::env::var("RUST_LOG").unwrap_or_else(|| default.into())
+}
+
 /// An error with its causes: `a: b: c`.
 pub fn chain(error: &dyn Error) -> Chain<'_> {
     Chain(error)

@@ -44,6 +44,14 @@ pub trait Pipe: AsyncRead + AsyncWrite + Unpin + Send + fmt::Debug {
     fn reset_on_drop(&mut self);
 }
 
+/// A stream between two runtimes.
+#[derive(Debug)]
+pub enum Detached {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+    Pipe(Box<dyn Pipe>),
+}
+
 /// Opens connections. [`System`] is the kernel's; simulations bring their own.
 pub trait Net: Send + Sync + 'static {
     fn connect(&self, to: Addr) -> Connecting;
@@ -145,6 +153,15 @@ impl Stream {
         }
     }
 
+    /// Takes it off the current runtime.
+    pub fn detach(self) -> io::Result<Detached> {
+        Ok(match self {
+            Self::Tcp(s) => Detached::Tcp(s.into_std()?),
+            Self::Unix(s) => Detached::Unix(s.into_std()?),
+            Self::Pipe(p) => Detached::Pipe(p),
+        })
+    }
+
     /// The peer's address, where it has one.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         match self {
@@ -167,6 +184,17 @@ impl Stream {
             Self::Tcp(s) => crate::sys::original_dst_v4(s).ok().map(SocketAddr::V4),
             _ => None,
         }
+    }
+}
+
+impl Detached {
+    /// Puts it on the current runtime.
+    pub fn attach(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(s) => Stream::Tcp(TcpStream::from_std(s)?),
+            Self::Unix(s) => Stream::Unix(UnixStream::from_std(s)?),
+            Self::Pipe(p) => Stream::Pipe(p),
+        })
     }
 }
 

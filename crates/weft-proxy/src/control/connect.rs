@@ -12,7 +12,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use weft_identity::{ALPN_H2, KeyHash, WallClock, client_config, control_plane_id, join_client_config};
 use weft_wire::grpc::{self, Channel, TransportError};
 
-use crate::credentials::Credentials;
+use crate::tls::Credentials;
 
 /// A server that does not answer within this is as good as gone.
 const CONNECT: Duration = Duration::from_secs(5);

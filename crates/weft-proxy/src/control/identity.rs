@@ -18,7 +18,7 @@ use super::{
     join::{self, Claim, JoinError, Proof},
     kept::Kept,
 };
-use crate::credentials::Credentials;
+use crate::tls::Credentials;
 
 /// Keeps one workload's credentials current, for ever.
 pub struct Identity {

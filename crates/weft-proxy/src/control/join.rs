@@ -11,7 +11,7 @@ use weft_wire::{
 };
 
 use super::connect;
-use crate::credentials::Credentials;
+use crate::tls::Credentials;
 
 /// `id.secret.sha256(root key)`, each in hex but the id. **[format]** Never printed.
 #[derive(Clone)]

@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use weft_identity::{Bundle, Revocations, Svid, Trust, seal::Kek};
 use weft_model::Wall;
 
-use crate::credentials::Credentials;
+use crate::tls::Credentials;
 
 /// Binds a sealed key to its purpose.
 const SEALED: &str = "key of the workload's SVID";

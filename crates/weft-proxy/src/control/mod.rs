@@ -26,7 +26,7 @@ pub use self::{
     observe::Answers,
 };
 use self::{attach::Attachment, attach::Command, discovery::Discovery, identity::Identity, kept::Kept};
-use crate::credentials::Credentials;
+use crate::tls::Credentials;
 
 /// Whom to be, and where the control plane is.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub struct Config {
     pub server: SocketAddr,
     pub proof: Proof,
     pub claim: Claim,
+    /// The workload's uid.
+    pub uid: Uid,
     /// Services that the application is known to call.
     pub upstreams: BTreeSet<ServiceKey>,
     /// Where identity and configuration survive a restart.
@@ -55,11 +57,14 @@ pub enum StartError {
 
 /// A workload that has an identity but is not registered yet: its listeners may be bound now.
 pub struct Joined {
+    pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
     config: Config,
     clock: Clock,
     identity: Identity,
     rotation: weft_identity::rotate::State,
-    credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    discovery: Discovery,
+    wanted: watch::Sender<BTreeSet<ServiceKey>>,
 }
 
 /// A registered workload's ties, all running.
@@ -82,30 +87,23 @@ pub async fn join(config: Config, clock: Clock, dice: Dice, waiting: impl FnMut(
     let mut identity =
         Identity { proof: config.proof.clone(), claim: config.claim.clone(), clock: clock.clone(), dice, kept, published };
     let rotation = identity.first(waiting).await?;
-    Ok(Joined { config, clock, identity, rotation, credentials })
+    let trust_domain = credentials.borrow().as_ref().map(|c| c.svid.id().trust_domain());
+    let trust_domain = trust_domain.ok_or_else(|| StartError::Channel("there is no identity".into()))?;
+    let namespace: Name = config.claim.namespace.parse()?;
+    let (wanted, wants) = watch::channel(config.upstreams.clone());
+    let kept = config.state.as_deref().map(Kept::open).transpose()?;
+    let (discovery, snapshots) = Discovery::new(&config.uid, &trust_domain, namespace, wants, kept);
+    Ok(Joined { credentials, snapshots, config, clock, identity, rotation, discovery, wanted })
 }
 
 // === impl Joined ===
 
 impl Joined {
-    pub fn credentials(&self) -> watch::Receiver<Option<Arc<Credentials>>> {
-        self.credentials.clone()
-    }
-
     /// Registers, subscribes, and keeps all of it up until dropped.
     pub fn attach(self, register: Register, answers: Answers) -> Result<Control, StartError> {
-        let namespace: Name = register.namespace.parse()?;
-        let service = ServiceKey::new(namespace.clone(), register.service.parse()?);
-        let uid = Uid::of(&service, &register.node.parse()?, &register.id.parse()?);
         let wall = identity::wall_clock(&self.clock);
         let channel = connect::identified(self.config.server, self.credentials.clone(), &wall);
         let channel = channel.map_err(|e| StartError::Channel(weft_rt::log::chain(&e).to_string()))?;
-        let trust_domain = self.credentials.borrow().as_ref().map(|c| c.svid.id().trust_domain());
-        let trust_domain = trust_domain.ok_or_else(|| StartError::Channel("there is no identity".into()))?;
-
-        let (wanted, wants) = watch::channel(self.config.upstreams);
-        let kept = self.config.state.as_deref().map(Kept::open).transpose()?;
-        let (discovery, snapshots) = Discovery::new(&uid, &trust_domain, namespace, wants, kept);
         let (results, found) = mpsc::channel(64);
         let (commands, orders) = mpsc::channel(4);
         let (told, standing) = watch::channel(Standing::Unregistered);
@@ -113,10 +111,18 @@ impl Joined {
 
         let mut tasks = Tasks::new();
         tasks.spawn("registration", attachment.run(channel.clone()));
-        tasks.spawn("configuration", discovery.run(channel.clone()));
-        tasks.spawn("questions", observe::run(channel.clone(), uid.as_str().into(), answers));
+        tasks.spawn("configuration", self.discovery.run(channel.clone()));
+        tasks.spawn("questions", observe::run(channel.clone(), self.config.uid.as_str().into(), answers));
         tasks.spawn("identity", self.identity.renew(self.rotation, channel));
-        Ok(Control { snapshots, credentials: self.credentials, standing, results, wanted, commands, _tasks: tasks })
+        Ok(Control {
+            snapshots: self.snapshots,
+            credentials: self.credentials,
+            standing,
+            results,
+            wanted: self.wanted,
+            commands,
+            _tasks: tasks,
+        })
     }
 }
 

@@ -1,0 +1,158 @@
+//! Everything that lives long enough for a policy to change under it (features.md SEC-28).
+//!
+//! A flow registers who asked for what. When the snapshot, trust or an mTLS mode changes, every flow is judged anew with
+//! the same function that let it in; what is denied now is told so and resets itself, naming the rule.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    future::poll_fn,
+    net::IpAddr,
+    rc::Rc,
+    sync::Arc,
+    task::{Poll, Waker},
+};
+
+use weft_identity::{Trust, recheck};
+use weft_model::{SpiffeId, Uid, Wall};
+use weft_snapshot::{
+    authz::{self, Attributes, Verdict},
+    snapshot::Snapshot,
+};
+
+use crate::{
+    codec::RequestHead,
+    failure::{Failure, FailureKind, Side},
+    head,
+};
+
+/// Who asked for what, as the decision that let it in saw it.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    pub workload: Uid,
+    pub principal: Option<SpiffeId>,
+    /// The presented chain, to be judged again when trust changes.
+    pub chain: Arc<[rustls_pki_types::CertificateDer<'static>]>,
+    pub source_ip: IpAddr,
+    pub dest_ip: IpAddr,
+    pub dest_port: u16,
+    pub sni: Option<Arc<str>>,
+    /// A request; `None`: a connection that is not HTTP.
+    pub http: Option<Rc<RequestHead>>,
+}
+
+/// The flows of one worker.
+#[derive(Default)]
+pub struct Flows {
+    live: RefCell<HashMap<u64, Rc<Flow>>>,
+    next: Cell<u64>,
+}
+
+struct Flow {
+    admission: Admission,
+    denied: RefCell<Option<Failure>>,
+    waker: Cell<Option<Waker>>,
+}
+
+/// Registered while it lives.
+pub struct Guard {
+    flows: Rc<Flows>,
+    id: u64,
+    flow: Rc<Flow>,
+}
+
+// === impl Flows ===
+
+impl Flows {
+    pub fn register(self: &Rc<Self>, admission: Admission) -> Guard {
+        let id = self.next.replace(self.next.get().wrapping_add(1));
+        let flow = Rc::new(Flow { admission, denied: RefCell::new(None), waker: Cell::new(None) });
+        self.live.borrow_mut().insert(id, flow.clone());
+        Guard { flows: self.clone(), id, flow }
+    }
+
+    pub fn len(&self) -> usize {
+        self.live.borrow().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.live.borrow().is_empty()
+    }
+
+    /// Judges every flow by `snapshot`; returns how many were denied.
+    pub fn judge(&self, snapshot: &Snapshot, trust: Option<&Trust>, now: Wall) -> usize {
+        let mut denied = 0;
+        for flow in self.live.borrow().values() {
+            if flow.denied.borrow().is_some() {
+                continue;
+            }
+            let failure = untrusted(&flow.admission, trust, now).or_else(|| verdict(&flow.admission, snapshot));
+            if let Some(f) = failure {
+                denied += 1;
+                *flow.denied.borrow_mut() = Some(f);
+                if let Some(w) = flow.waker.take() {
+                    w.wake();
+                }
+            }
+        }
+        denied
+    }
+}
+
+/// Expiry is no reason here: a connection whose certificate expires was told to go away before, and what is in flight on it
+/// may end (DESIGN section 6). Revocation and a withdrawn root are.
+fn untrusted(a: &Admission, trust: Option<&Trust>, now: Wall) -> Option<Failure> {
+    let trust = trust?;
+    if a.chain.is_empty() {
+        return None;
+    }
+    match recheck(&a.chain, &trust.bundle, &trust.revocations, now) {
+        Ok(_) | Err(weft_identity::VerifyError::Expired { .. } | weft_identity::VerifyError::NotYetValid { .. }) => None,
+        Err(e @ weft_identity::VerifyError::Revoked { .. }) => {
+            Some(Failure::new(FailureKind::PeerRevoked, Side::Policy).with_detail(e))
+        }
+        Err(e) => Some(Failure::new(FailureKind::PeerUntrusted, Side::Policy).with_detail(e)),
+    }
+}
+
+fn verdict(a: &Admission, snapshot: &Snapshot) -> Option<Failure> {
+    let changed = || Failure::new(FailureKind::PolicyChanged, Side::Policy);
+    let Some(view) = snapshot.workload(&a.workload) else {
+        return Some(changed().with_detail("workload is gone"));
+    };
+    let borrowed = a.http.as_deref().map(head::Borrowed);
+    let attributes = Attributes {
+        principal: a.principal.as_ref(),
+        source_ip: a.source_ip,
+        dest_ip: a.dest_ip,
+        dest_port: a.dest_port,
+        sni: a.sni.as_deref(),
+        http: borrowed.as_ref().map(head::Borrowed::request),
+    };
+    match authz::evaluate(&view.inbound, &attributes) {
+        Verdict::Allow { .. } => None,
+        Verdict::Deny { rule, why } => Some(changed().with_rule(rule).with_detail(why)),
+    }
+}
+
+// === impl Guard ===
+
+impl Guard {
+    /// Resolves when the flow is not allowed any more, with the reason.
+    pub async fn denied(&self) -> Failure {
+        poll_fn(|cx| match self.flow.denied.borrow().clone() {
+            Some(f) => Poll::Ready(f),
+            None => {
+                self.flow.waker.set(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.flows.live.borrow_mut().remove(&self.id);
+    }
+}

@@ -1,0 +1,311 @@
+//! Connections that are used again: multiplexed ones to mesh peers and to HTTP/2 applications, idle ones to HTTP/1
+//! applications. One pool per worker; nothing here crosses a thread.
+
+use std::{
+    any::Any,
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    future::Future,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+use weft_model::{Digest, Mono, SpiffeId, Uid, Wall};
+use weft_snapshot::fragment::Tunnel;
+
+use crate::{
+    codec::{
+        h1::{SharedWire, client::Home},
+        h2::{Client, Driver},
+    },
+    failure::{Failure, FailureKind, Side},
+};
+
+/// A multiplexed connection without streams is closed after this long (features.md 4.7).
+const IDLE_SHARED: Duration = Duration::from_secs(300);
+/// Applications close idle connections after five seconds and up; a request must not meet that close.
+const IDLE_APP: Duration = Duration::from_secs(4);
+/// Idle connections kept per application address.
+const KEPT_PER_APP: usize = 256;
+
+/// Class L4 and class L7 never share a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    L4,
+    L7,
+}
+
+/// What must be equal for a connection to be shared.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Key {
+    Mesh {
+        source: Uid,
+        /// Serial of our SVID and digest of the bundle: a renewed identity or changed trust is another connection.
+        source_serial: Arc<[u8]>,
+        trust: Digest,
+        expected: Vec<SpiffeId>,
+        address: SocketAddr,
+        sni: Arc<str>,
+        tunnel: Tunnel2,
+        class: Class,
+    },
+    /// HTTP/2 with prior knowledge to an application.
+    App(SocketAddr),
+}
+
+/// [`Tunnel`] with the traits of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Tunnel2 {
+    Hbone,
+    Weft1,
+}
+
+/// A multiplexed connection.
+pub struct SharedConn {
+    client: Client,
+    limit: u32,
+    streams: Cell<u32>,
+    /// No new streams: it is going away, expired, or broken.
+    retired: Cell<bool>,
+    idle_since: Cell<Mono>,
+    /// New streams until then.
+    until: Option<Wall>,
+    pub peer: Option<SpiffeId>,
+}
+
+/// One stream's claim to its connection.
+pub struct Stream1(Rc<SharedConn>);
+
+/// What a dial made.
+pub struct Dialled {
+    pub client: Client,
+    pub driver: Driver,
+    pub limit: u32,
+    pub until: Option<Wall>,
+    pub peer: Option<SpiffeId>,
+}
+
+type Waiter = oneshot::Sender<Result<Rc<SharedConn>, Failure>>;
+
+#[derive(Default)]
+struct Entry {
+    conns: Vec<Rc<SharedConn>>,
+    /// A connect is under way; they wait for it.
+    waiting: Option<Vec<Waiter>>,
+}
+
+/// Multiplexed connections by key.
+#[derive(Default)]
+pub struct SharedPool {
+    entries: RefCell<HashMap<Key, Entry>>,
+}
+
+/// Idle HTTP/1 connections by address.
+#[derive(Default)]
+pub struct AppPool {
+    idle: RefCell<HashMap<SocketAddr, Vec<(SharedWire, Mono)>>>,
+}
+
+impl Tunnel2 {
+    pub fn of(t: Tunnel) -> Option<Self> {
+        match t {
+            Tunnel::None => None,
+            Tunnel::Hbone => Some(Self::Hbone),
+            Tunnel::Weft1 => Some(Self::Weft1),
+        }
+    }
+}
+
+// === impl SharedConn ===
+
+impl SharedConn {
+    /// A clone to send one request with; `None` when the connection takes no more.
+    fn fit(&self, now: Wall) -> bool {
+        if self.retired.get() || self.streams.get() >= self.limit {
+            return false;
+        }
+        let expired = self.until.is_some_and(|u| now >= u);
+        // After a GOAWAY or an error it says so here
+        let dead = matches!(self.client.clone().poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)));
+        if expired || dead {
+            self.retired.set(true);
+        }
+        !self.retired.get()
+    }
+}
+
+impl Stream1 {
+    fn new(conn: Rc<SharedConn>) -> Self {
+        conn.streams.set(conn.streams.get() + 1);
+        Self(conn)
+    }
+
+    pub fn client(&self) -> Client {
+        self.0.client.clone()
+    }
+
+    pub fn peer(&self) -> Option<&SpiffeId> {
+        self.0.peer.as_ref()
+    }
+
+    /// To be kept as long as the stream lives.
+    pub fn held(self) -> Box<dyn Any> {
+        Box::new(self)
+    }
+}
+
+impl Drop for Stream1 {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get().saturating_sub(1));
+    }
+}
+
+// === impl SharedPool ===
+
+impl SharedPool {
+    /// A stream on a connection for `key`: one that is there, else one that `dial` opens. However many ask meanwhile, there
+    /// is one dial per key, and it outlives whoever asked first.
+    pub async fn stream<F>(self: &Rc<Self>, key: Key, now: (Mono, Wall), dial: impl FnOnce() -> F) -> Result<Stream1, Failure>
+    where
+        F: Future<Output = Result<Dialled, Failure>> + 'static,
+    {
+        let wait = {
+            let mut entries = self.entries.borrow_mut();
+            let entry = entries.entry(key.clone()).or_default();
+            if let Some(c) = entry.conns.iter().find(|c| c.fit(now.1)) {
+                return Ok(Stream1::new(c.clone()));
+            }
+            entry.conns.retain(|c| !c.retired.get());
+            let (tx, rx) = oneshot::channel();
+            match &mut entry.waiting {
+                Some(waiting) => waiting.push(tx),
+                none => {
+                    *none = Some(vec![tx]);
+                    let (pool, dialling) = (self.clone(), dial());
+                    // ends by itself: dialling is bounded in time, and the driver ends with its connection
+                    weft_rt::tasks::spawn_local(async move { pool.dialled(key, dialling.await, now.0).await }).detach();
+                }
+            }
+            rx
+        };
+        let gone = || Failure::before_sending(FailureKind::Internal, Side::Internal).with_detail("dial ended without a word");
+        wait.await.map_err(|_| gone())?.map(Stream1::new)
+    }
+
+    async fn dialled(self: Rc<Self>, key: Key, result: Result<Dialled, Failure>, now: Mono) {
+        let (conn, driver) = match result {
+            Ok(d) => {
+                let conn = Rc::new(SharedConn {
+                    client: d.client,
+                    limit: d.limit,
+                    streams: Cell::new(0),
+                    retired: Cell::new(false),
+                    idle_since: Cell::new(now),
+                    until: d.until,
+                    peer: d.peer,
+                });
+                (Ok(conn), Some(d.driver))
+            }
+            Err(f) => (Err(f), None),
+        };
+        let waiting = {
+            let mut entries = self.entries.borrow_mut();
+            let entry = entries.entry(key.clone()).or_default();
+            if let Ok(c) = &conn {
+                entry.conns.push(c.clone());
+            }
+            entry.waiting.take().unwrap_or_default()
+        };
+        for w in waiting {
+            // whoever went away does not mind
+            let _ = w.send(conn.clone());
+        }
+        let (Ok(conn), Some(mut driver)) = (conn, driver) else { return };
+        let weak = Rc::downgrade(&conn);
+        drop(conn);
+        let ended = std::future::poll_fn(|cx| driver.poll(cx)).await;
+        tracing::debug!(error = ended.err().map(tracing::field::display), "shared connection ended");
+        if let Some(conn) = weak.upgrade() {
+            conn.retired.set(true);
+            if let Some(e) = self.entries.borrow_mut().get_mut(&key) {
+                e.conns.retain(|c| !Rc::ptr_eq(c, &conn));
+            }
+        }
+    }
+
+    /// Lets go of what is idle, expired, or of a `key` that `keep` does not know; streams on it end by themselves.
+    pub fn sweep(&self, mono: Mono, wall: Wall, keep: impl Fn(&Key) -> bool) {
+        self.entries.borrow_mut().retain(|key, e| {
+            let kept = keep(key);
+            e.conns.retain(|c| {
+                if c.streams.get() > 0 {
+                    c.idle_since.set(mono);
+                }
+                kept && c.fit_or_full(wall) && mono.since(c.idle_since.get()) < IDLE_SHARED
+            });
+            !e.conns.is_empty() || e.waiting.is_some()
+        });
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.borrow().values().map(|e| e.conns.len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl SharedConn {
+    fn fit_or_full(&self, now: Wall) -> bool {
+        !self.retired.get() && self.until.is_none_or(|u| now < u)
+    }
+}
+
+// === impl AppPool ===
+
+impl AppPool {
+    /// One that is open and quiet, the most recently used first.
+    pub fn take(&self, to: SocketAddr, now: Mono) -> Option<SharedWire> {
+        let mut idle = self.idle.borrow_mut();
+        let list = idle.get_mut(&to)?;
+        while let Some((wire, since)) = list.pop() {
+            if now.since(since) < IDLE_APP && wire.borrow().is_quiet() {
+                return Some(wire);
+            }
+        }
+        None
+    }
+
+    /// Where a connection goes that did its exchange.
+    pub fn home(self: &Rc<Self>, to: SocketAddr, clock: weft_rt::Clock) -> Home {
+        let pool = Rc::downgrade(self);
+        Rc::new(move |wire| {
+            let Some(pool) = pool.upgrade() else { return };
+            let mut idle = pool.idle.borrow_mut();
+            let list = idle.entry(to).or_default();
+            if list.len() < KEPT_PER_APP {
+                list.push((wire, clock.mono()));
+            }
+        })
+    }
+
+    pub fn sweep(&self, now: Mono) {
+        self.idle.borrow_mut().retain(|_, list| {
+            list.retain(|(_, since)| now.since(*since) < IDLE_APP);
+            !list.is_empty()
+        });
+    }
+
+    pub fn len(&self) -> usize {
+        self.idle.borrow().values().map(Vec::len).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
