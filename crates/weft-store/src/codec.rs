@@ -217,7 +217,7 @@ mod tests {
             changes in prop::collection::vec(
                 (any::<String>(), prop::option::of(versioned()), prop::option::of(versioned())), 0..4),
         ) -> Entry {
-            let change = |(key, before, after)| Change { key: Key::from(String::from(key)), before, after };
+            let change = |(key, before, after): (String, _, _)| Change { key: Key::from(key), before, after };
             let changes = changes.into_iter().map(change).collect();
             Entry { revision: Revision::new(i, n), txn_id: TxnId(id), who, when: Wall::millis(ms), why, changes }
         }

@@ -30,8 +30,10 @@ use crate::{
 /// Makes a store that nobody has written to.
 pub type Make<'a> = &'a dyn Fn() -> Box<dyn Store>;
 
+pub type Case = fn(Make<'_>);
+
 /// Each case by name, so that a failure says which.
-pub const CASES: &[(&str, fn(Make<'_>))] = &[
+pub const CASES: &[(&str, Case)] = &[
     ("one transaction is one revision", one_transaction_is_one_revision),
     ("an empty transaction is a revision", empty_transaction_is_a_revision),
     ("key expectations", key_expectations),
@@ -416,8 +418,10 @@ fn raise(store: &dyn Store, key: &str) {
 
 /// A transaction with an id that no other has in this process.
 pub fn txn(why: &str) -> Txn {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    Txn::new(TxnId(NEXT.fetch_add(1, Ordering::Relaxed).into()), "tester", Wall::secs(7), why)
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    // Far from the small numbers that a case may choose itself.
+    let id = 1 << 64 | u128::from(NEXT.fetch_add(1, Ordering::Relaxed));
+    Txn::new(TxnId(id), "tester", Wall::secs(7), why)
 }
 
 pub fn val(s: &str) -> Bytes {

@@ -65,11 +65,10 @@ impl Trouble {
     }
 
     fn note<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
-        outcome.map_err(|e| {
-            let copy =
-                e.raw_os_error().map_or_else(|| io::Error::new(e.kind(), e.to_string()), io::Error::from_raw_os_error);
+        outcome.inspect_err(|e| {
+            let named = || io::Error::new(e.kind(), e.to_string());
+            let copy = e.raw_os_error().map_or_else(named, io::Error::from_raw_os_error);
             lock(&self.first).get_or_insert(Arc::new(copy));
-            e
         })
     }
 }

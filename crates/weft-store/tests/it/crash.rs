@@ -2,7 +2,7 @@
 //! revisions go on above all that anyone has seen.
 
 use weft_model::Revision;
-use weft_store::{CommitError, Dice, Keep, Store, Txn, conformance};
+use weft_store::{CommitError, Dice, Keep, ReadError, Store, Txn, TxnId, conformance};
 
 use crate::{
     disk::Disk,
@@ -174,4 +174,153 @@ fn a_failed_sync_stops_the_store() {
     drop(store);
     let store = disk.store();
     store.commit(put()).unwrap();
+}
+
+/// Some accesses fail, later ones do not: what committed is known, unless it was a sync that failed, and stays.
+#[test]
+fn passing_failures_leave_no_doubt_for_long() {
+    for width in [1, 4] {
+        let (mut failed, mut unknown, mut stopped) = (0, 0, 0);
+        for point in 1.. {
+            let outcome = run_with_failures(point, width);
+            failed += outcome.failed;
+            unknown += outcome.unknown;
+            stopped += u32::from(outcome.stopped);
+            if outcome.through {
+                break;
+            }
+        }
+        assert!(failed > 20 && unknown > 5 && stopped > 5, "{failed} failed, {unknown} unknown, {stopped} stopped");
+    }
+}
+
+/// Grows the file, empties it, and goes on until redb has cut it. Tells what each transaction came to.
+fn grow_and_shrink(disk: &Disk, store: &dyn Store) -> Vec<(Txn, Result<Revision, CommitError>)> {
+    let mut done = vec![];
+    for id in 0..12_u32 {
+        let txn = match id {
+            0..4 => conformance::txn("").put(format!("k/{id}"), conformance::val(&"x".repeat(400_000))),
+            4 => conformance::txn("").delete_prefix("k/"),
+            _ => conformance::txn("").put("small", conformance::val(&id.to_string())),
+        };
+        if id == 5 {
+            // The log holds it as well.
+            store.compact(store.head().unwrap().revision).unwrap();
+            assert!(disk.set(|i| i.cuts.is_empty()), "it was cut too early for this test");
+        }
+        let before = disk.set(|i| i.cuts.len());
+        let outcome = store.commit(txn.clone());
+        done.push((txn, outcome));
+        if disk.set(|i| i.cuts.len()) > before {
+            break;
+        }
+    }
+    done
+}
+
+/// redb cuts the file when a commit is durable already: when that fails, the transaction is in the file nevertheless.
+#[test]
+fn a_failure_after_a_commit_is_durable_does_not_deny_it() {
+    let disk = Disk::new();
+    let store = disk.store();
+    grow_and_shrink(&disk, &store);
+    let cut = disk.set(|i| i.cuts[0]);
+
+    let disk = Disk::new();
+    let store = disk.store();
+    disk.set(|i| i.fails = cut..cut + 1);
+    let done = grow_and_shrink(&disk, &store);
+    assert_eq!(disk.set(|i| i.cuts[0]), cut, "the same accesses again");
+    let (last, outcome) = done.last().unwrap();
+    let r = *outcome.as_ref().unwrap();
+    assert_eq!(store.lookup(last.txn_id).unwrap(), Some(r));
+    assert_eq!(ids_after_the_compaction(&store, r), done.iter().skip(5).map(|(t, _)| t.txn_id).collect::<Vec<_>>());
+    drop(store);
+    assert_eq!(disk.synced().store().head().unwrap().revision, r);
+
+    // When it cannot be reopened either, the outcome is unknown until it can.
+    let disk = Disk::new();
+    let store = disk.store();
+    disk.set(|i| i.fails = cut..u64::MAX);
+    let done = grow_and_shrink(&disk, &store);
+    let (last, outcome) = done.last().unwrap();
+    assert!(matches!(outcome, Err(CommitError::Unknown { .. })), "{outcome:?}");
+    assert!(matches!(store.lookup(last.txn_id), Err(ReadError::Io { .. })));
+    disk.set(|i| i.fails = 0..0);
+    let next = store.commit(conformance::txn("").put("after", conformance::val("1"))).unwrap();
+    assert_eq!(store.lookup(last.txn_id).unwrap(), Some(r));
+    assert_eq!(next.n, r.n + 1);
+    let ids = ids_after_the_compaction(&store, next);
+    assert_eq!(ids[..ids.len() - 1], done.iter().skip(5).map(|(t, _)| t.txn_id).collect::<Vec<_>>());
+}
+
+fn ids_after_the_compaction(store: &dyn Store, head: Revision) -> Vec<TxnId> {
+    let mut watch = store.watch(Revision::new(0, 5)).unwrap();
+    conformance::entries(&mut watch, head).iter().map(|e| e.txn_id).collect()
+}
+
+#[derive(Default)]
+struct Outcome {
+    failed: u32,
+    unknown: u32,
+    stopped: bool,
+    /// All was over before the first access that would have failed.
+    through: bool,
+}
+
+fn run_with_failures(point: u64, width: u64) -> Outcome {
+    let disk = Disk::new();
+    let store = disk.store();
+    let mut watch = store.watch(Revision::ZERO).unwrap();
+    let first = disk.set(|i| {
+        i.fails = i.accesses + point..i.accesses + point + width;
+        i.fails.start
+    });
+    let (mut model, mut out, mut doubt) = (Model::default(), Outcome::default(), None::<Txn>);
+    for id in 0..6_u32 {
+        let txn = match id {
+            4 => conformance::txn("").delete_prefix("k/"),
+            _ => conformance::txn("").put(format!("k/{id}"), conformance::val(&"x".repeat(20_000))),
+        };
+        let outcome = store.commit(txn.clone());
+        if let Err(CommitError::SyncFailed) = outcome {
+            out.stopped = true;
+            break;
+        }
+        // Once the store writes again, it can tell what was in doubt.
+        if outcome.is_ok()
+            && let Some(txn) = doubt.take()
+            && let Some(r) = store.lookup(txn.txn_id).unwrap()
+        {
+            model.apply(&txn, r);
+        }
+        match outcome {
+            Ok(r) => model.apply(&txn, r),
+            Err(CommitError::Io { .. }) => out.failed += 1,
+            Err(CommitError::Unknown { .. }) => {
+                out.unknown += 1;
+                doubt = Some(txn);
+            }
+            Err(e) => panic!("accesses {point} to {}: {e}", point + width),
+        }
+        if doubt.is_none() && outcome_is_visible(&store) {
+            assert_eq!(store.range("", None).unwrap().items, model.items(""), "accesses {point} and {width} more");
+            assert_eq!(store.head().unwrap().revision, model.head, "accesses {point} and {width} more");
+        }
+    }
+    if doubt.is_none() && !out.stopped {
+        let seen = conformance::entries(&mut watch, model.head);
+        assert_eq!(seen.len() as u64, model.head.n, "accesses {point} and {width} more");
+    }
+    drop(store);
+    out.through = disk.set(|i| i.accesses < first);
+    // Also what was found by reopening was acknowledged, so it must have been synced.
+    let head = disk.synced().store().head().unwrap().revision;
+    assert!(head >= model.head, "accesses {point} and {width} more: {head} of {} was synced", model.head);
+    out
+}
+
+/// A store that could not be reopened shows nothing until the next write.
+fn outcome_is_visible(store: &dyn Store) -> bool {
+    store.get("k/0").is_ok()
 }

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     io,
+    ops::Range,
     sync::{Arc, Condvar, Mutex},
 };
 
@@ -26,8 +27,12 @@ pub struct Image {
     unsynced: Vec<Op>,
     pub accesses: u64,
     pub syncs: u64,
+    /// The accesses that cut something off.
+    pub cuts: Vec<u64>,
     /// At which access the power goes.
     pub dies_at: Option<u64>,
+    /// Which accesses fail, when later ones do not.
+    pub fails: Range<u64>,
     pub ignores_syncs: bool,
     pub fails_syncs: bool,
     pub holds_syncs: bool,
@@ -76,6 +81,11 @@ impl Disk {
         Redb::open_on("test.redb".into(), Arc::new(move || Ok(Box::new(disk.clone()))), keep)
     }
 
+    /// What was synced, and nothing else.
+    pub fn synced(&self) -> Self {
+        Self::holding(self.set(|i| i.durable.clone()))
+    }
+
     /// What is found when the power comes back: what was synced and, as the dice will, nothing of the rest, a part of
     /// it in any mixture, torn at sectors, or all.
     pub fn after_crash(&self, dice: &mut Dice) -> Self {
@@ -99,12 +109,30 @@ impl Disk {
     }
 }
 
+impl Op {
+    fn apply(&self, image: &mut Vec<u8>) {
+        match self {
+            Self::Len(n) => image.resize(*n, 0),
+            Self::Write(at, data) => {
+                let end = at + data.len();
+                if image.len() < end {
+                    image.resize(end, 0);
+                }
+                image[*at..end].copy_from_slice(data);
+            }
+        }
+    }
+}
+
 impl Image {
     fn access(&mut self, what: u64) -> io::Result<()> {
         self.accesses += 1;
         self.trace = Dice::seeded(self.trace ^ what).roll();
         if self.dies_at.is_some_and(|n| self.accesses >= n) {
             return Err(io::Error::other("the power is off"));
+        }
+        if self.fails.contains(&self.accesses) {
+            return Err(io::Error::other("the cable is loose"));
         }
         Ok(())
     }
@@ -138,9 +166,16 @@ impl StorageBackend for Disk {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.set(|i| {
-            i.unsynced.push(Op::Len(len as usize));
-            i.access(len)?;
-            i.live.resize(len as usize, 0);
+            let op = Op::Len(len as usize);
+            i.unsynced.push(op.clone());
+            let cut = len < i.live.len() as u64;
+            let outcome = i.access(len);
+            if cut {
+                let now = i.accesses;
+                i.cuts.push(now);
+            }
+            outcome?;
+            op.apply(&mut i.live);
             i.used.retain(|b| b * BLOCK < len as usize);
             Ok(())
         })
@@ -152,29 +187,31 @@ impl StorageBackend for Disk {
         while i.holds_syncs {
             i = changed.wait(i).unwrap();
         }
-        i.access(1)?;
         i.syncs += 1;
-        if i.fails_syncs {
-            return Err(io::Error::other("the cable is loose"));
+        let fails = i.fails_syncs;
+        let outcome =
+            i.access(1).and_then(|()| if fails { Err(io::Error::other("the cable is loose")) } else { Ok(()) });
+        if i.dies_at.is_some_and(|n| i.accesses >= n) || i.ignores_syncs {
+            return outcome;
         }
-        if !i.ignores_syncs {
-            i.durable = i.live.clone();
-            i.unsynced.clear();
+        // As a kernel does: what a sync could not write is never tried again, though programs go on seeing it.
+        for op in std::mem::take(&mut i.unsynced) {
+            if outcome.is_ok() {
+                op.apply(&mut i.durable);
+            }
         }
-        Ok(())
+        outcome
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.set(|i| {
             let at = offset as usize;
             i.make_room(at, data.len())?;
-            i.unsynced.push(Op::Write(at, data.to_vec()));
-            i.access(data.iter().fold(offset, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(*b))))?;
-            let end = at + data.len();
-            if i.live.len() < end {
-                i.live.resize(end, 0);
-            }
-            i.live[at..end].copy_from_slice(data);
+            let op = Op::Write(at, data.to_vec());
+            i.unsynced.push(op.clone());
+            // Some of it will do to tell one write from another.
+            i.access(data.iter().step_by(61).fold(offset, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(*b))))?;
+            op.apply(&mut i.live);
             Ok(())
         })
     }

@@ -1,5 +1,10 @@
 //! A disk without room: refused by name, readable throughout, writable again when there is room.
 
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
 use weft_model::Revision;
 use weft_store::{CommitError, Dice, Keep, Store, conformance};
 
@@ -71,4 +76,34 @@ fn a_full_disk_is_named() {
     disk.set(|i| (i.blocks, i.copies_on_write) = (Some(0), true));
     let e = store.commit(conformance::txn("").put("k", conformance::val("1"))).unwrap_err();
     assert_eq!(e.to_string(), "the disk of the store is full, nothing was written; free some space and try again");
+}
+
+/// Whoever reads while a write fails does not notice.
+#[test]
+fn readers_do_not_notice_a_full_disk() {
+    let disk = Disk::new();
+    let store = disk.store();
+    let put = |i: u32| conformance::txn("").put(format!("k/{}", i % 3), conformance::val(&"x".repeat(3000)));
+    store.commit(put(0)).unwrap();
+    disk.set(|i| (i.blocks, i.copies_on_write) = (Some(0), true));
+    let writing = AtomicBool::new(true);
+    thread::scope(|s| {
+        let reader = s.spawn(|| {
+            let mut reads = 0;
+            while writing.load(Ordering::SeqCst) {
+                store.range("", None).unwrap();
+                store.get("k/0").unwrap().unwrap();
+                reads += 1;
+            }
+            reads
+        });
+        for i in 0..30 {
+            // Every other time there is room for a moment, so that there is something to fail.
+            disk.set(|d| d.blocks = (i % 2 == 0).then_some(0));
+            let outcome = store.commit(put(i));
+            assert!(matches!((i % 2, &outcome), (0, Err(CommitError::Full { .. })) | (1, Ok(_))), "{outcome:?}");
+        }
+        writing.store(false, Ordering::SeqCst);
+        assert!(reader.join().unwrap() > 0);
+    });
 }
