@@ -15,12 +15,21 @@ pub fn run(args: &[String]) -> Result<()> {
     };
     let root = workspace::root();
     let proto = proto(&root, check);
-    let page = features::page(&tidy::read(&root)?).and_then(|text| put(&root, features::PAGE, &text, check));
+    let page = features(&root, check);
     // Both are told before either stops us.
     match (proto, page) {
         (Err(a), Err(b)) => bail!("{a:#}\n{b:#}"),
         (a, b) => a.and(b),
     }
+}
+
+fn features(root: &Path, check: bool) -> Result<()> {
+    let (text, faults) = features::page(&tidy::read(root)?)?;
+    put(root, features::PAGE, &text, check)?;
+    if !faults.is_empty() {
+        bail!("{} and the tests disagree:\n  {}", features::LIST, faults.join("\n  "));
+    }
+    Ok(())
 }
 
 fn proto(root: &Path, check: bool) -> Result<()> {

@@ -4,10 +4,12 @@ use crate::{peers, run, workspace};
 use anyhow::{Result, bail};
 use std::{path::Path, process::Command};
 
-/// Read by the simulation tests: how many seeds, or one seed to replay.
+/// Read by the simulation tests: `N` seeds, or `=S`, the one seed to replay.
 const SEEDS: &str = "WEFT_SIM_SEEDS";
-const SEED: &str = "WEFT_SIM_SEED";
 const MANY_SEEDS: &str = "2000";
+
+/// Simulation tests have one of these as a word of their name or module.
+const SIMULATIONS: &str = r"test(/(^|::|_)(sim|simulation|seeds?|seeded)(_|::|$)/)";
 
 pub fn test(args: &[String]) -> Result<()> {
     let root = workspace::root();
@@ -25,12 +27,12 @@ pub fn test(args: &[String]) -> Result<()> {
 
 pub fn sim(args: &[String]) -> Result<()> {
     let root = workspace::root();
-    let (mut name, mut value, mut crates) = (SEEDS, MANY_SEEDS.to_owned(), Vec::new());
+    let (mut seeds, mut crates) = (MANY_SEEDS.to_owned(), Vec::new());
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match (arg.as_str(), args.clone().next()) {
-            ("--seeds", Some(n)) => (name, value) = (SEEDS, n.clone()),
-            ("--seed", Some(n)) => (name, value) = (SEED, n.clone()),
+            ("--seeds", Some(n)) => seeds.clone_from(n),
+            ("--seed", Some(n)) => seeds = format!("={n}"),
             (flag, _) if flag.starts_with('-') => bail!("no flag {flag}: `--seeds N` or `--seed S`"),
             (package, _) => {
                 crates.push(package.to_owned());
@@ -40,14 +42,13 @@ pub fn sim(args: &[String]) -> Result<()> {
         args.next();
     }
     let mut cargo = runner(&root, &crates);
-    // Every simulation test has `sim` as a word of its name or of its module.
     if has_nextest(&root) {
-        cargo.args(["--no-tests=fail", "-E", r"test(/(^|::|_)sim(_|::|$)/)"]);
+        cargo.args(["--no-tests=fail", "-E", SIMULATIONS]);
     } else {
-        cargo.args(["--", "sim"]);
+        cargo.args(["--", "sim", "seed"]);
     }
-    eprintln!("{name}={value}");
-    run::run(cargo.env(name, value))
+    eprintln!("{SEEDS}={seeds}");
+    run::run(cargo.env(SEEDS, seeds))
 }
 
 fn runner(root: &Path, crates: &[String]) -> Command {
