@@ -4,6 +4,7 @@
 //! rules goes to the service itself; with rules, a request that none matches gets 404.
 
 mod edits;
+mod index;
 mod matching;
 mod view;
 
@@ -69,10 +70,14 @@ pub fn select<'t>(table: &'t PortTable, request: &Request<'_>) -> Selected<'t> {
     if table.http.is_empty() {
         return Selected::Default;
     }
-    let found = table.http.iter().find_map(|rule| {
+    let matched = |rule: &'t Arc<HttpRuleView>| {
         let alternative = matching::rule(rule, request)?;
         Some(Matched { rule, alternative })
-    });
+    };
+    let found = match &table.index {
+        None => table.http.iter().find_map(matched),
+        Some(index) => index.candidates(request.path_only()).filter_map(|at| table.http.get(at)).find_map(matched),
+    };
     found.map_or(Selected::NotFound, Selected::Rule)
 }
 

@@ -386,6 +386,17 @@ fn l4t_01_connections_take_the_first_rule_by_weight() {
     assert!(matches!(select_tcp(&PortTable::default()), SelectedTcp::Default));
 }
 
+#[test]
+fn trf_02_a_large_table_asks_only_what_is_near() {
+    let rules: Vec<_> = (0..1000).map(|i| format!("/s{i}")).chain(["GET".into()]).collect();
+    let table = table(&rules.iter().map(String::as_str).collect::<Vec<_>>());
+    let asked = |path: &str| table.index.as_ref().unwrap().candidates(path).collect::<Vec<_>>();
+    assert_eq!(asked("/s7/x"), [7, 1000]);
+    assert_eq!(asked("/s7x"), [1000]);
+    assert_eq!(asked("*"), [1000]);
+    assert_eq!((said(&table, "GET /s7/x"), said(&table, "GET /s7x")), ("r7".into(), "r1000".into()));
+}
+
 proptest! {
     /// The first rule that matches by itself is the one that is selected: nothing but the order decides.
     #[test]
@@ -393,16 +404,22 @@ proptest! {
         rules in prop::collection::vec(prop::sample::select(vec![
             "/", "/a", "=/a", "~/a.*", "GET", "POST /b", "host=x.y", "host=*.y /a", "h:k=1", "h:k?", "q:p=1", "/a | POST", "GET /a/b",
         ]), 0..6),
+        // Many that never match in front, so that the table is indexed
+        far in prop::sample::select(vec![0, 40]),
         request in prop::sample::select(vec![
-            "GET /", "GET /a", "POST /a/b", "PUT /b host=x.y", "GET /a host=z.y h:k=1", "GET /c?p=1", "POST /b h:k=2",
+            "GET /", "OPTIONS *", "GET //a", "GET /a/", "GET /ab", "GET /a", "POST /a/b", "PUT /b host=x.y", "GET /a host=z.y h:k=1", "GET /c?p=1", "POST /b h:k=2",
         ]),
     ) {
         let alone = rules.iter().position(|r| said(&table(&[r]), request) == "r0");
+        let far: Vec<_> = (0..far).map(|i| format!("PATCH /far{i} | =/far/{i}")).collect();
+        let all: Vec<_> = far.iter().map(String::as_str).chain(rules.iter().copied()).collect();
         let want = match alone {
-            _ if rules.is_empty() => "default".into(),
-            Some(i) => format!("r{i}"),
+            _ if all.is_empty() => "default".into(),
+            Some(i) => format!("r{}", far.len() + i),
             None => "404".into(),
         };
-        prop_assert_eq!(said(&table(&rules), request), want);
+        let table = table(&all);
+        prop_assert_eq!(table.index.is_some(), all.len() > 15);
+        prop_assert_eq!(said(&table, request), want);
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use regex::bytes::{Regex, RegexBuilder};
 use weft_model::{Labels, Name, ResourceRef, ServiceKey};
 
-use super::{Dice, NoBackend};
+use super::{Dice, NoBackend, index::Index};
 use crate::fragment::{
     Backend, HeaderEdit, HttpFilter, HttpMatch, HttpRule, KeyMatch, PathMatch, PathRewrite, PortRoutes, RetryPolicy,
     Routes, Target, TcpRule, Timeouts, ValueMatch,
@@ -26,6 +26,7 @@ pub struct RouteTable {
 pub struct PortTable {
     pub http: Vec<Arc<HttpRuleView>>,
     pub tcp: Vec<Arc<TcpRuleView>>,
+    pub(super) index: Option<Index>,
 }
 
 #[derive(Debug)]
@@ -180,7 +181,8 @@ impl Backends {
 fn port_table(routes: &PortRoutes) -> Result<PortTable, String> {
     let http = routes.http.iter().map(|r| http_rule(r).map(Arc::new).map_err(|why| format!("{}: {why}", r.origin)));
     let tcp = routes.tcp.iter().map(|r| tcp_rule(r).map(Arc::new).map_err(|why| format!("{}: {why}", r.origin)));
-    Ok(PortTable { http: http.collect::<Result<_, _>>()?, tcp: tcp.collect::<Result<_, _>>()? })
+    let http: Vec<_> = http.collect::<Result<_, _>>()?;
+    Ok(PortTable { index: Index::build(&http), http, tcp: tcp.collect::<Result<_, _>>()? })
 }
 
 fn http_rule(rule: &HttpRule) -> Result<HttpRuleView, String> {
