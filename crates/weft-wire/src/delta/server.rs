@@ -39,6 +39,8 @@ const REJECTIONS: u32 = 8;
 pub struct Limits {
     /// So many bytes may be on their way unacknowledged, whatever the peer's HTTP/2 window says.
     pub window: usize,
+    /// So many bytes of resources go into one response; one resource always does.
+    pub response: usize,
     /// Changes wait so long for company.
     pub coalesce: Duration,
     pub subscriptions: usize,
@@ -170,7 +172,12 @@ struct Sending {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { window: 4 * MAX_RESPONSE, coalesce: Duration::from_millis(20), subscriptions: 50_000 }
+        Self {
+            window: 4 * MAX_RESPONSE,
+            response: MAX_RESPONSE - RESERVE / 2,
+            coalesce: Duration::from_millis(20),
+            subscriptions: 50_000,
+        }
     }
 }
 
@@ -297,7 +304,11 @@ impl Session {
         }
         let Some(s) = &self.sending else {
             let told = self.held.values().all(|h| h.told != Told::InThisSet);
-            return if told { Ok(()) } else { Err("held in a set that is not on its way".into()) };
+            return if told || self.refused.is_some() {
+                Ok(())
+            } else {
+                Err("held in a set that is not on its way".into())
+            };
         };
         let sum: usize = s.on_the_way.iter().map(|(_, bytes)| bytes).sum();
         if sum != s.bytes_on_the_way {
@@ -566,7 +577,7 @@ impl Session {
             let mut bytes = 0;
             while let Some(piece) = sending.queue.front() {
                 bytes += piece.len();
-                if bytes > MAX_RESPONSE - RESERVE / 2
+                if bytes > self.limits.response
                     && !(response.resources.is_empty() && response.removed_resources.is_empty())
                 {
                     bytes -= piece.len();
