@@ -17,16 +17,9 @@ pub(crate) trait Rows {
     fn scan(&self, prefix: &str) -> Result<Vec<(Key, Versioned)>, CommitError>;
     /// The last write under `prefix`.
     fn newest(&self, prefix: &str) -> Result<Option<Revision>, CommitError>;
-    fn deleted_since(&self, prefix: &str, since: Revision) -> Result<Deleted, CommitError>;
+    /// The last deletion under `prefix`, as far back as the log reaches; `None` also where the store does not keep it.
+    fn last_deleted(&self, prefix: &str) -> Result<Option<Revision>, CommitError>;
     fn committed(&self, txn: &Txn) -> Result<Option<Revision>, CommitError>;
-}
-
-/// Whether something under a prefix was deleted after a revision.
-pub(crate) enum Deleted {
-    No,
-    At(Revision),
-    /// The log does not reach back that far.
-    Forgotten,
 }
 
 /// The entry that `txn` becomes at `revision`, when all its expectations hold.
@@ -90,16 +83,10 @@ fn holds(rows: &impl Rows, expect: &Expect) -> Result<Result<(), Option<Revision
         Expect::Key { key, state: KeyState::ModRevision(r) } => key_is(key, Some(*r)),
         Expect::Leader { term } => key_is(LEADER_KEY, Some(*term)),
         Expect::Prefix { prefix, unchanged_since: since } => {
-            let newest = rows.newest(prefix)?;
+            let last = rows.newest(prefix)?.max(rows.last_deleted(prefix)?);
             // Revisions of different incarnations do not compare.
-            if since.incarnation != rows.head().incarnation || newest.is_some_and(|n| n > *since) {
-                return Ok(Err(newest));
-            }
-            Ok(match rows.deleted_since(prefix, *since)? {
-                Deleted::No => Ok(()),
-                Deleted::At(r) => Err(Some(r)),
-                Deleted::Forgotten => Err(None),
-            })
+            let changed = since.incarnation != rows.head().incarnation || last.is_some_and(|r| r > *since);
+            Ok(if changed { Err(last) } else { Ok(()) })
         }
     }
 }

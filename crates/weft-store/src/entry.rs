@@ -67,10 +67,6 @@ impl Entry {
         Head { revision: *revision, txn_id: *txn_id, who: who.clone(), when: *when, why: why.clone() }
     }
 
-    pub(crate) fn deletes_under(&self, prefix: &str) -> bool {
-        self.changes.iter().any(|c| c.after.is_none() && c.key.starts_with(prefix))
-    }
-
     /// About what it takes to hold, in bytes.
     pub fn size(&self) -> usize {
         let value = |v: &Option<Versioned>| v.as_ref().map_or(0, |v| v.value.len());

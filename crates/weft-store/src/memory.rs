@@ -13,7 +13,7 @@ use weft_model::Revision;
 
 use crate::{
     Done, Store,
-    decide::{self, Deleted, Rows},
+    decide::{self, Rows},
     dice::Dice,
     entry::{Entry, Head, Keep, Range, Versioned},
     error::{CommitError, ReadError, WatchError},
@@ -47,6 +47,8 @@ struct Shared {
 
 struct State {
     rows: BTreeMap<Key, Versioned>,
+    /// When the keys that are gone went, as far back as the log reaches.
+    deleted: BTreeMap<Key, Revision>,
     log: VecDeque<Arc<Entry>>,
     log_bytes: u64,
     txns: BTreeMap<TxnId, Revision>,
@@ -71,6 +73,7 @@ impl Memory {
     pub fn with(keep: Keep, etcd: Option<EtcdLike>) -> Self {
         let state = State {
             rows: BTreeMap::new(),
+            deleted: BTreeMap::new(),
             log: VecDeque::new(),
             log_bytes: 0,
             txns: BTreeMap::new(),
@@ -133,7 +136,7 @@ impl Store for Memory {
     fn range(&self, prefix: &str, at: Option<Revision>) -> Result<Range, ReadError> {
         let state = lock(&self.shared.state);
         let head = state.head.revision;
-        let items = state.under(prefix).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let items = under(&state.rows, prefix).map(|(k, v)| (k.clone(), v.clone())).collect();
         let mut range = Range { revision: head, items };
         if let Some(at) = at {
             decide::reaches(at, state.compacted, head)?;
@@ -163,6 +166,7 @@ impl Store for Memory {
         decide::may_commit(&*state, &by)?;
         let revision = decide::after_restore(state.head.revision, snapshot.revision);
         state.rows = snapshot.rows_at(revision).collect();
+        state.deleted.clear();
         let entry = decide::effect(&*state, by, revision)?;
         let txn_id = entry.txn_id;
         state.append(entry);
@@ -233,18 +237,15 @@ impl State {
         Revision::new(incarnation, n.saturating_add(1).saturating_add(skipped))
     }
 
-    fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a Key, &'a Versioned)> {
-        self.rows
-            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
-            .take_while(move |(k, _)| k.starts_with(prefix))
-    }
-
     fn append(&mut self, entry: Entry) -> Revision {
         for change in &entry.changes {
-            match &change.after {
-                Some(after) => self.rows.insert(change.key.clone(), after.clone()),
-                None => self.rows.remove(&change.key),
-            };
+            if let Some(after) = &change.after {
+                self.rows.insert(change.key.clone(), after.clone());
+                self.deleted.remove(&change.key);
+            } else {
+                self.rows.remove(&change.key);
+                self.deleted.insert(change.key.clone(), entry.revision);
+            }
         }
         self.head = entry.head();
         self.txns.insert(entry.txn_id, entry.revision);
@@ -267,6 +268,11 @@ impl State {
         if let Some(entry) = self.log.pop_front() {
             self.log_bytes -= entry.size() as u64;
             self.txns.remove(&entry.txn_id);
+            for change in &entry.changes {
+                if self.deleted.get(&change.key) == Some(&entry.revision) {
+                    self.deleted.remove(&change.key);
+                }
+            }
             self.compacted = entry.revision;
         }
     }
@@ -282,26 +288,25 @@ impl Rows for State {
     }
 
     fn scan(&self, prefix: &str) -> Result<Vec<(Key, Versioned)>, CommitError> {
-        Ok(self.under(prefix).map(|(k, v)| (k.clone(), v.clone())).collect())
+        Ok(under(&self.rows, prefix).map(|(k, v)| (k.clone(), v.clone())).collect())
     }
 
     fn newest(&self, prefix: &str) -> Result<Option<Revision>, CommitError> {
-        Ok(self.under(prefix).map(|(_, v)| v.modified).max())
+        Ok(under(&self.rows, prefix).map(|(_, v)| v.modified).max())
     }
 
-    fn deleted_since(&self, prefix: &str, since: Revision) -> Result<Deleted, CommitError> {
+    fn last_deleted(&self, prefix: &str) -> Result<Option<Revision>, CommitError> {
         if self.etcd.is_some() {
-            return Ok(Deleted::No);
+            return Ok(None);
         }
-        if since < self.compacted {
-            return Ok(Deleted::Forgotten);
-        }
-        let later = self.log.iter().rev().take_while(|e| e.revision > since);
-        let deleted = later.filter(|e| e.deletes_under(prefix)).map(|e| e.revision).next();
-        Ok(deleted.map_or(Deleted::No, Deleted::At))
+        Ok(under(&self.deleted, prefix).map(|(_, r)| *r).max())
     }
 
     fn committed(&self, txn: &Txn) -> Result<Option<Revision>, CommitError> {
         Ok(self.txns.get(&txn.txn_id).copied())
     }
+}
+
+fn under<'a, V>(map: &'a BTreeMap<Key, V>, prefix: &'a str) -> impl Iterator<Item = (&'a Key, &'a V)> {
+    map.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).take_while(move |(k, _)| k.starts_with(prefix))
 }

@@ -44,8 +44,8 @@ pub enum Expect {
         state: KeyState,
     },
     /// No key under `prefix` was written after `unchanged_since`. Whether a *deletion* counts differs: the embedded
-    /// stores notice it, etcd compares only what exists. So expect a group through [`Expect::group`], and delete from it
-    /// through [`Txn::touch_guard`].
+    /// stores notice it as far back as their log reaches, etcd compares only what exists. So expect a group through
+    /// [`Expect::group`], and delete from it with [`Txn::touch_guard`].
     Prefix {
         prefix: Key,
         unchanged_since: Revision,

@@ -257,6 +257,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
         /// It reads as a file that was really written, and the one below stays as it was.
         #[test]
         fn the_overlay_is_a_file_and_leaves_the_one_below_alone(

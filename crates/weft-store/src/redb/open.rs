@@ -139,6 +139,10 @@ fn create(path: &Path) -> Result<(), OpenError> {
         drop(place.open_verified()?);
         match fs::hard_link(&beside, path) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            // Some file systems have no links. There, two first starts at once are one too many.
+            Err(e) if matches!(e.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
+                fs::rename(&beside, path).and_then(|()| sync_directory(path)).map_err(|e| place.io(e))
+            }
             linked => linked.and_then(|()| sync_directory(path)).map_err(|e| place.io(e)),
         }
     })();

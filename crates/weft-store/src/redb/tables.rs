@@ -15,7 +15,7 @@ use weft_model::Revision;
 
 use crate::{
     codec::{self, Malformed, Reader, Writer},
-    decide::{self, Deleted, Rows},
+    decide::{self, Rows},
     entry::{Entry, Head, Keep, Range, Versioned},
     error::{CommitError, ReadError},
     snapshot::Snapshot,
@@ -25,6 +25,8 @@ use crate::{
 const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
 /// By `n`; the incarnation is the head's, since a restore starts an empty log.
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+/// When the keys that are gone went, as far back as the log reaches.
+const DELETED: TableDefinition<'_, &str, u64> = TableDefinition::new("deleted");
 const TXNS: TableDefinition<'_, u128, u64> = TableDefinition::new("txns");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
@@ -46,6 +48,7 @@ pub(super) struct State {
 /// The tables of one write transaction.
 pub(super) struct Tables<'t> {
     rows: Table<'t, &'static str, &'static [u8]>,
+    deleted: Table<'t, &'static str, u64>,
     log: Table<'t, u64, &'static [u8]>,
     txns: Table<'t, u128, u64>,
     meta: Table<'t, &'static str, &'static [u8]>,
@@ -80,8 +83,9 @@ impl<'t> Tables<'t> {
     pub(super) fn open(txn: &'t WriteTransaction) -> Result<Self, ReadError> {
         let (rows, log) = (txn.open_table(ROWS).map_err(failed)?, txn.open_table(LOG).map_err(failed)?);
         let (txns, meta) = (txn.open_table(TXNS).map_err(failed)?, txn.open_table(META).map_err(failed)?);
+        let deleted = txn.open_table(DELETED).map_err(failed)?;
         let state = state_of(&meta)?;
-        Ok(Self { rows, log, txns, meta, state })
+        Ok(Self { rows, deleted, log, txns, meta, state })
     }
 
     /// `None` in a file that is no store yet.
@@ -116,10 +120,14 @@ impl<'t> Tables<'t> {
 
     fn apply(&mut self, entry: &Entry) -> Result<(), ReadError> {
         for change in &entry.changes {
-            match &change.after {
-                Some(after) => self.rows.insert(&*change.key, &codec::row(after)[..]).map_err(failed)?,
-                None => self.rows.remove(&*change.key).map_err(failed)?,
-            };
+            let key = &*change.key;
+            if let Some(after) = &change.after {
+                self.rows.insert(key, &codec::row(after)[..]).map_err(failed)?;
+                self.deleted.remove(key).map_err(failed)?;
+            } else {
+                self.rows.remove(key).map_err(failed)?;
+                self.deleted.insert(key, entry.revision.n).map_err(failed)?;
+            }
         }
         self.txns.insert(entry.txn_id.0, entry.revision.n).map_err(failed)?;
         self.state.head = entry.head();
@@ -129,6 +137,7 @@ impl<'t> Tables<'t> {
     /// Replaces all rows, and begins an empty log at `revision`.
     pub(super) fn restore(&mut self, snapshot: &Snapshot, by: Txn, revision: Revision) -> Result<(), CommitError> {
         self.rows.retain(|_, _| false).map_err(failed)?;
+        self.deleted.retain(|_, _| false).map_err(failed)?;
         self.log.retain(|_, _| false).map_err(failed)?;
         self.txns.retain(|_, _| false).map_err(failed)?;
         for (key, v) in snapshot.rows_at(revision) {
@@ -168,6 +177,11 @@ impl<'t> Tables<'t> {
             if let Some(record) = self.log.remove(oldest).map_err(failed)? {
                 let entry = entry_of(oldest, &record)?;
                 self.txns.remove(entry.txn_id.0).map_err(failed)?;
+                for key in entry.changes.iter().filter(|c| c.after.is_none()).map(|c| &*c.key) {
+                    if self.deleted.get(key).map_err(failed)?.is_some_and(|n| n.value() == oldest) {
+                        self.deleted.remove(key).map_err(failed)?;
+                    }
+                }
                 self.state.log_bytes = self.state.log_bytes.saturating_sub(record.value().len() as u64);
                 self.state.compacted = entry.revision;
             }
@@ -203,13 +217,16 @@ impl Rows for Tables<'_> {
         Ok(newest)
     }
 
-    fn deleted_since(&self, prefix: &str, since: Revision) -> Result<Deleted, CommitError> {
-        if since < self.state.compacted {
-            return Ok(Deleted::Forgotten);
+    fn last_deleted(&self, prefix: &str) -> Result<Option<Revision>, CommitError> {
+        let mut last = None;
+        for row in self.deleted.range(prefix..).map_err(failed)? {
+            let (key, n) = row.map_err(failed)?;
+            if !key.value().starts_with(prefix) {
+                break;
+            }
+            last = last.max(Some(Revision::new(self.state.head.revision.incarnation, n.value())));
         }
-        let later = log_entries(&self.log, (Bound::Excluded(since.n), Bound::Unbounded), usize::MAX)?;
-        let deleted = later.iter().rev().find(|e| e.deletes_under(prefix));
-        Ok(deleted.map_or(Deleted::No, |e| Deleted::At(e.revision)))
+        Ok(last)
     }
 
     fn committed(&self, txn: &Txn) -> Result<Option<Revision>, CommitError> {

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use weft_store::{CommitError, EtcdLike, Keep, Memory, Redb, Store, conformance};
+use weft_store::{CommitError, EtcdLike, Expect, Keep, Memory, Redb, Store, conformance};
 
 use crate::{disk::Disk, model};
 
@@ -43,20 +43,35 @@ fn reg_12_redb_conforms() {
 /// What a plain prefix expectation cannot see on etcd, and why the guard discipline exists.
 #[test]
 fn only_the_embedded_stores_see_a_deletion_under_a_bare_prefix() {
-    use weft_store::Expect;
-    let conflicts = |store: &dyn Store| {
-        let r = store.commit(conformance::txn("").put("a/1", conformance::val("1"))).unwrap();
-        store.commit(conformance::txn("").delete("a/1")).unwrap();
-        let expect = Expect::Prefix { prefix: "a/".into(), unchanged_since: r };
+    let put = |key| conformance::txn("").put(key, conformance::val("1"));
+    let conflicts = |store: &dyn Store, since| {
+        let expect = Expect::Prefix { prefix: "a/".into(), unchanged_since: since };
         match store.commit(conformance::txn("").expect(expect)) {
             Ok(_) => false,
             Err(CommitError::Conflict { .. }) => true,
             Err(e) => panic!("{e}"),
         }
     };
-    assert!(conflicts(&Memory::new()));
-    assert!(conflicts(&Disk::new().store()));
-    assert!(!conflicts(&Memory::etcd_like(1)));
+    let check = |store: &dyn Store, sees: bool| {
+        let r1 = store.commit(put("a/1")).unwrap();
+        store.commit(put("b/1")).unwrap();
+        store.commit(conformance::txn("").delete("b/1")).unwrap();
+        assert!(!conflicts(store, r1));
+        let r2 = store.commit(conformance::txn("").delete("a/1")).unwrap();
+        assert_eq!(conflicts(store, r1), sees);
+        assert!(!conflicts(store, r2));
+        // What came back counts as written.
+        let r3 = store.commit(put("a/1")).unwrap();
+        assert!(conflicts(store, r2) && !conflicts(store, r3));
+        // What the log no longer holds is not seen: nobody who is that far behind commits without the guard.
+        let r4 = store.commit(conformance::txn("").delete_prefix("a/")).unwrap();
+        assert_eq!(conflicts(store, r3), sees);
+        store.compact(r4).unwrap();
+        assert!(!conflicts(store, r3));
+    };
+    check(&Memory::new(), true);
+    check(&Disk::new().store(), true);
+    check(&Memory::etcd_like(1), false);
 }
 
 /// All stores give the model's answers to the same random transactions.
