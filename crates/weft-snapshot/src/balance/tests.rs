@@ -104,10 +104,11 @@ fn trf_14_passing_then_warning_then_unknown_then_depreferred_then_ejected() {
 fn trf_14_ejection_is_ignored_when_it_leaves_fewer_than_half() {
     check("pppp", "ee..", &[], &[2, 3], Standing::Passing);
     check("pppp", "eee.", &[], &[0, 1, 2, 3], Standing::Panic);
+    check("ppppp", "eee..", &[], &[0, 1, 2, 3, 4], Standing::Panic);
     check("pp", "ee", &[], &[0, 1], Standing::Panic);
     check("pppw", "eee.", &[], &[0, 1, 2], Standing::Panic);
     // … but not what failed to connect just now
-    check("pppp", "eef.", &[], &[2, 3].map(|i| i)[1..], Standing::Passing);
+    check("pppp", "eef.", &[], &[3], Standing::Passing);
 }
 
 #[test]

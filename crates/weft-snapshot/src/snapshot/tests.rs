@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
 use weft_model::{Labels, TrustDomain};
 
 use super::*;
@@ -238,4 +240,72 @@ fn revocations_are_found() {
     assert_eq!(r.revoked(b"\x01", &other, &[7; 32]), Some(Revoked::IssuerKey));
     assert_eq!(r.revoked(b"\x01", &other, b"k"), None);
     assert!(Arc::ptr_eq(r, set.build_after(Some(&s)).revocations()));
+}
+
+/// One change of what a proxy was told.
+fn change(set: Set, what: u8, which: u8) -> Set {
+    let (cart, web) = (key("shop/cart"), uid("shop/web", "web-1"));
+    let id = format!("cart-{}", which % 4);
+    let remove = |mut set: Set, collection: Collection| {
+        set.0.remove(&collection);
+        set
+    };
+    match what {
+        0 | 1 => {
+            let mut e = endpoint("shop/cart", &id);
+            e.weight = u32::from(which / 4);
+            e.health = if which.is_multiple_of(3) { weft_model::Health::Warning } else { weft_model::Health::Passing };
+            if which.is_multiple_of(2) {
+                e.labels = [("version", "v2")].into_iter().collect();
+            }
+            set.endpoint("shop/cart", e)
+        }
+        2 => {
+            let mut set = set;
+            if let Some(entries) = set.0.get_mut(&Collection::Endpoints(cart)) {
+                entries.remove(uid("shop/cart", &id).as_str());
+            }
+            set
+        }
+        3 => set.routes(routes(["/a", "/b", "("][usize::from(which % 3)], &[("version", "v1")])),
+        4 => set.routes(routes("/a", if which.is_multiple_of(2) { &[] } else { &[("version", "v2")] })),
+        5 => remove(set, Collection::Routes { service: cart, consumer: name("shop") }),
+        6 => {
+            let mut s =
+                service("shop/cart", if which.is_multiple_of(2) { &[(80, "http")] } else { &[(80, ""), (90, "x")] });
+            s.balance = [crate::fragment::Balance::Random, crate::fragment::Balance::PeakEwma][usize::from(which % 2)];
+            set.service(s)
+        }
+        7 => {
+            let mut policy = inbound(&web);
+            policy.default = crate::fragment::DefaultAction::Allow;
+            policy.policies =
+                crate::authz::tests::inbound(["ALLOW {}", "DENY {}", "ALLOW from accounts=x"][usize::from(which % 3)])
+                    .policies;
+            set.inbound(policy)
+        }
+        8 => remove(remove(set, Collection::Inbound(web.clone())), Collection::Workload(web)),
+        _ => set.workload(workload("shop/web", "web-1")),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// What is kept from before is what would be built anew, rejections included.
+    #[test]
+    fn building_on_what_was_gives_what_building_anew_gives(changes in prop::collection::vec((0_u8..10, any::<u8>()), 1..25)) {
+        let mut set = mesh();
+        let mut before = set.build();
+        for (what, which) in changes {
+            set = change(set, what, which);
+            match (set.try_build(Some(&before)), set.try_build(None)) {
+                (Ok(on), Ok(anew)) => {
+                    prop_assert_eq!(format!("{on:?}"), format!("{anew:?}"));
+                    before = on;
+                }
+                (on, anew) => prop_assert_eq!(on.map(|_| ()), anew.map(|_| ())),
+            }
+        }
+    }
 }

@@ -109,5 +109,5 @@ fn nov_01_an_exhausted_retry_on_a_plain_connection() {
 
 #[test]
 fn nov_01_a_record_stays_small() {
-    assert!(size_of::<Decision>() <= 320, "{}", size_of::<Decision>());
+    assert!(size_of::<Decision>() <= 256, "{}", size_of::<Decision>());
 }
