@@ -58,21 +58,25 @@ pub(crate) struct Subject<'a> {
 /// Parse, don't validate.
 pub fn admit(doc: &Document) -> Result<Resource, Violations> {
     let key = doc.key();
-    let subject = Subject { doc, key: &key, spot: Spot::new("spec", doc.spec.line, doc.spec.column) };
     let mut out = Sink::new(doc.file.clone());
-    let spec = match doc.kind {
-        Kind::AuthorizationPolicy => AuthorizationPolicy::admit(&subject, &mut out).map(Spec::AuthorizationPolicy),
-        Kind::GrpcRoute => grpc_route::admit(&subject, &mut out).map(Spec::GrpcRoute),
-        Kind::HttpRoute => http_route::admit(&subject, &mut out).map(Spec::HttpRoute),
-        Kind::MeshDefaults => MeshDefaults::admit(&subject, &mut out).map(Spec::MeshDefaults),
-        Kind::PeerAuthentication => PeerAuthentication::admit(&subject, &mut out).map(Spec::PeerAuthentication),
-        Kind::Service => Service::admit(&subject, &mut out).map(Spec::Service),
-        Kind::TcpRoute => tcp_route::admit(&subject, &mut out).map(Spec::TcpRoute),
-        Kind::WorkloadEntry => WorkloadEntry::admit(&subject, &mut out).map(Spec::WorkloadEntry),
-    };
+    let spec = admit_spec(doc, &key, &mut out);
     let (spec, warnings) = out.finish(spec)?;
     let metadata = Metadata { namespace: Some(key.namespace.clone()), ..doc.metadata.clone() };
     Ok(Resource { key, metadata, spec, written: doc.spec.to_json(), warnings })
+}
+
+pub(crate) fn admit_spec(doc: &Document, key: &ResourceKey, out: &mut Sink) -> Option<Spec> {
+    let subject = Subject { doc, key, spot: Spot::new("spec", doc.spec.line, doc.spec.column) };
+    match doc.kind {
+        Kind::AuthorizationPolicy => AuthorizationPolicy::admit(&subject, out).map(Spec::AuthorizationPolicy),
+        Kind::GrpcRoute => grpc_route::admit(&subject, out).map(Spec::GrpcRoute),
+        Kind::HttpRoute => http_route::admit(&subject, out).map(Spec::HttpRoute),
+        Kind::MeshDefaults => MeshDefaults::admit(&subject, out).map(Spec::MeshDefaults),
+        Kind::PeerAuthentication => PeerAuthentication::admit(&subject, out).map(Spec::PeerAuthentication),
+        Kind::Service => Service::admit(&subject, out).map(Spec::Service),
+        Kind::TcpRoute => tcp_route::admit(&subject, out).map(Spec::TcpRoute),
+        Kind::WorkloadEntry => WorkloadEntry::admit(&subject, out).map(Spec::WorkloadEntry),
+    }
 }
 
 // === impl Document ===

@@ -53,8 +53,9 @@ pub fn affected(world: &World, change: &Change) -> Affected {
             for instance in [before, after].into_iter().flatten() {
                 out.instance(world, instance);
             }
-            let same = |of: fn(&Instance) -> String| before.as_deref().map(of) == after.as_deref().map(of);
-            if !same(|i| format!("{:?} {:?} {}", i.identity, i.labels, i.service)) {
+            // what the status of policies looks at
+            let seen = |i: &Arc<Instance>| (i.identity.clone(), i.labels.clone(), i.service.clone(), i.ports.clone());
+            if before.as_ref().map(seen) != after.as_ref().map(seen) {
                 out.policies_of(world, None);
             }
         }
@@ -198,6 +199,7 @@ impl Affected {
             // a selection is routed to as a subset of what it selects
             if resource.is_some_and(|s| !s.selector.0.is_empty()) {
                 self.routes_on(world, key);
+                self.routes.insert(key.clone());
             }
         } else {
             self.service_changed(world, key);
@@ -217,6 +219,7 @@ impl Affected {
         }
         for key in selections {
             self.routes_on(world, &key);
+            self.routes.insert(key);
         }
         self.policies_of(world, Some(key));
     }

@@ -6,6 +6,7 @@ use serde_saphyr::Spanned;
 use weft_model::{Labels, Name, Revision, Wall};
 
 use crate::{
+    admit::admit_spec,
     kind::{self, Kind},
     node::{Node, Value},
     schema::{At, Decode, Entries, Field, Ignored, schema},
@@ -166,28 +167,34 @@ fn documents(file: &Arc<str>, node: &Node, out: &mut Vec<Result<Document, Violat
 fn document(file: &Arc<str>, node: &Node) -> Result<Document, Violations> {
     let mut out = Sink::new(file.clone());
     let spot = Spot::new("", node.line, node.column);
-    let read = RawDocument::decode(node, &spot, &mut out).and_then(|raw| {
-        let kind = admit_kind(&raw, &spot, &mut out);
-        let metadata = match raw.metadata {
+    let (mut kind, mut metadata) = (None, None);
+    if let Some(raw) = RawDocument::decode(node, &spot, &mut out) {
+        kind = admit_kind(&raw, &spot, &mut out);
+        metadata = match raw.metadata {
             Some(at) => admit_metadata(at, kind, &mut out),
             None => {
                 out.missing(&spot, "metadata", "is missing; a document needs at least metadata.name");
                 None
             }
         };
-        Some(Document {
-            file: file.clone(),
-            line: node.line,
-            kind: kind?,
-            metadata: metadata?,
-            spec: node.get("spec").cloned().unwrap_or_else(|| Node {
-                line: node.line,
-                column: node.column,
-                ..Node::null()
-            }),
-            status: node.get("status").map(Node::to_json),
-        })
-    });
+    }
+    let bare = || Node { line: node.line, column: node.column, ..Node::null() };
+    let make = |kind, metadata| Document {
+        file: file.clone(),
+        line: node.line,
+        kind,
+        metadata,
+        spec: node.get("spec").cloned().unwrap_or_else(bare),
+        status: node.get("status").map(Node::to_json),
+    };
+    if let Some(kind) = kind
+        && out.refused(&spot)
+    {
+        // it cannot be admitted any more, but whoever mends it wants to hear everything at once
+        let doc = make(kind, metadata.clone().unwrap_or_else(Metadata::unnamed));
+        admit_spec(&doc, &doc.key(), &mut out);
+    }
+    let read = kind.zip(metadata).map(|(kind, metadata)| make(kind, metadata));
     out.finish(read).map(|(document, _)| document)
 }
 
@@ -235,6 +242,13 @@ fn admit_metadata(raw: At<RawMetadata>, kind: Option<Kind>, out: &mut Sink) -> O
         out.invalid(&typed.spot, format!("{kind} is mesh-wide and has no namespace; remove this line"));
     }
     let generation = raw.generation.as_ref().map_or(0, |g| u64::try_from(g.value).unwrap_or(0));
+    let creation_timestamp = raw.creation_timestamp.as_ref().and_then(|t| {
+        let parsed = words::timestamp(&t.value);
+        if parsed.is_none() {
+            out.invalid(&t.spot, format!("`{}` is not a time such as `2026-11-25T10:06:17Z`", t.value));
+        }
+        parsed
+    });
     Some(Metadata {
         name: name?,
         namespace,
@@ -243,15 +257,28 @@ fn admit_metadata(raw: At<RawMetadata>, kind: Option<Kind>, out: &mut Sink) -> O
         uid: raw.uid.map(|u| u.value),
         resource_version: raw.resource_version.map(|v| v.value),
         generation,
-        creation_timestamp: raw.creation_timestamp.as_ref().and_then(|t| {
-            let parsed = words::timestamp(&t.value);
-            if parsed.is_none() {
-                out.invalid(&t.spot, format!("`{}` is not a time such as `2026-11-25T10:06:17Z`", t.value));
-            }
-            parsed
-        }),
+        creation_timestamp,
         created: Revision::ZERO,
     })
+}
+
+// === impl Metadata ===
+
+impl Metadata {
+    /// Of a document whose metadata could not be read.
+    fn unnamed() -> Self {
+        Self {
+            name: Name::default_namespace(),
+            namespace: None,
+            labels: Labels::default(),
+            annotations: BTreeMap::new(),
+            uid: None,
+            resource_version: None,
+            generation: 0,
+            creation_timestamp: None,
+            created: Revision::ZERO,
+        }
+    }
 }
 
 fn pairs(entries: &Field<Entries<String>>) -> impl Iterator<Item = (String, String)> {

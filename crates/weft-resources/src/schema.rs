@@ -146,7 +146,8 @@ impl<T: Decode> Decode for Vec<At<T>> {
             let spot = Spot::new(format!("{}[{i}]", spot.path), item.line, item.column);
             // a dash with nothing behind it must not become an empty rule, which matches everything
             if item.value == Value::Null {
-                return wrong(item, &spot, "something", out);
+                out.invalid(&spot, "is empty; write something after the dash, or remove it");
+                return None;
             }
             T::decode(item, &spot, out).map(|value| At { spot, value })
         };

@@ -3,6 +3,8 @@
 //! Status follows from the world alone and never triggers a compile. What only the control plane can know (which proxies
 //! acknowledged) it adds itself.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use weft_model::{ServiceKey, SpiffeId, Wall};
 
@@ -136,7 +138,7 @@ fn accepted() -> Condition {
 
 // === routes ===
 
-fn route_conditions(world: &World, resource: &Resource, parent: &ParentRef) -> Vec<Condition> {
+fn route_conditions(world: &World, resource: &Arc<Resource>, parent: &ParentRef) -> Vec<Condition> {
     let mut conditions = vec![route_accepted(world, resource, parent), resolved_refs(world, &resource.spec)];
     conditions.extend(shadowed(world, resource, parent));
     conditions
@@ -163,21 +165,21 @@ fn route_accepted(world: &World, resource: &Resource, parent: &ParentRef) -> Con
     }
     let able: Vec<_> = ports.iter().filter(|p| route::effect::speaks(kind, p.protocol)).collect();
     if able.is_empty() {
-        let text: Vec<_> = ports.iter().map(|p| format!("{} is declared {}", p.port, p.protocol)).collect();
+        let text: Vec<_> = ports.iter().map(|p| format!("port {} is declared {}", p.port, p.protocol)).collect();
         let next =
             if kind == Kind::TcpRoute { "attach an HTTPRoute" } else { "attach a TCPRoute, or change appProtocol" };
-        return lost(format!("port {} of Service/{key}; {next}", text.join(", ")));
+        return lost(format!("Service/{key}: {}; {next}", text.join(", ")));
     }
     // the most specific kind takes a port whole
-    let taken = |p: &&&service::Port| {
+    let taken = |p: &&service::Port| {
         let attached = route::effect::attached(world, key, p, &resource.key.namespace);
         let by = attached.kind.filter(|by| *by != kind)?;
         attached.routes.first().map(|r| (p.port, by, r.key.clone()))
     };
-    let taken: Vec<_> = able.iter().filter_map(|p| taken(&p)).collect();
+    let taken: Vec<_> = able.iter().filter_map(|p| taken(p)).collect();
     let text: Vec<_> = taken
         .iter()
-        .map(|(port, by, first)| format!("port {port} goes by {first}, since a {by} comes before a {kind}"))
+        .map(|(port, by, first)| format!("port {port} goes by {first}, since {by} comes before {kind}"))
         .collect();
     if taken.len() == able.len() {
         return Condition::no("Accepted", "Conflicted", text.join("; "));
@@ -186,24 +188,18 @@ fn route_accepted(world: &World, resource: &Resource, parent: &ParentRef) -> Con
 }
 
 fn resolved_refs(world: &World, spec: &Spec) -> Condition {
-    let problems: Vec<_> = route::effect::backend_refs(spec)
-        .into_iter()
-        .filter_map(|b| route::effect::problem(world, b).map(|p| (b, p)))
-        .collect();
-    match problems.first() {
-        None => Condition::yes("ResolvedRefs", "ResolvedRefs", ""),
-        Some((_, first)) => {
-            let text: Vec<_> = problems
-                .iter()
-                .map(|(b, p)| format!("{}: {}; its share is answered with 500", b.path, p.message))
-                .collect();
-            Condition::no("ResolvedRefs", first.reason, text.join("\n"))
-        }
-    }
+    let problem = |b| route::effect::problem(world, b).map(|p| (b, p));
+    let problems: Vec<_> = route::effect::backend_refs(spec).into_iter().filter_map(problem).collect();
+    let Some((_, first)) = problems.first() else {
+        return Condition::yes("ResolvedRefs", "ResolvedRefs", "");
+    };
+    let share = if matches!(spec, Spec::TcpRoute(_)) { "refused" } else { "answered with 500" };
+    let text = problems.iter().map(|(b, p)| format!("{}: {}; its share is {share}", b.path, p.message));
+    Condition::no("ResolvedRefs", first.reason, text.collect::<Vec<_>>().join("\n"))
 }
 
 /// Rules of which no request can come to a match, because an earlier one fits exactly the same requests.
-fn shadowed(world: &World, resource: &Resource, parent: &ParentRef) -> Option<Condition> {
+fn shadowed(world: &World, resource: &Arc<Resource>, parent: &ParentRef) -> Option<Condition> {
     let definition = service::effect::define(world, &parent.service)?;
     let mut lost = Vec::new();
     for port in &definition.ports {
@@ -214,10 +210,11 @@ fn shadowed(world: &World, resource: &Resource, parent: &ParentRef) -> Option<Co
         if attached.kind != Some(resource.key.kind) {
             continue;
         }
+        let number = port.port;
         if resource.key.kind == Kind::TcpRoute {
             let first = attached.routes.first().filter(|first| first.key != resource.key);
             lost.extend(
-                first.map(|first| format!("port {}: connections go by {}, which is older", port.port, first.key)),
+                first.map(|first| format!("port {number}: connections go by {}, {}", first.key, why(first, resource))),
             );
             continue;
         }
@@ -226,18 +223,23 @@ fn shadowed(world: &World, resource: &Resource, parent: &ParentRef) -> Option<Co
         for clause in clauses.iter().filter(of_this) {
             let winner = clauses.iter().take_while(|c| !same_clause(c, clause)).find(|c| c.same_requests(clause));
             lost.extend(winner.map(|winner| {
-                let why = if winner.resource.key == resource.key { "which comes first" } else { "which is older" };
-                let section = clause.section();
-                format!(
-                    "port {}: the requests of {section} go by {}#{}, {why}",
-                    port.port,
-                    winner.resource.key,
-                    winner.section()
-                )
+                let (section, by) = (clause.section(), format!("{}#{}", winner.resource.key, winner.section()));
+                format!("port {number}: the requests of {section} go by {by}, {}", why(winner.resource, resource))
             }));
         }
     }
     (!lost.is_empty()).then(|| Condition::yes("Conflicted", "RuleShadowed", lost.join("\n")))
+}
+
+fn why(winner: &Resource, loser: &Resource) -> &'static str {
+    let born = |r: &Resource| (r.metadata.created, r.metadata.creation_timestamp);
+    if winner.key == loser.key {
+        "which comes first"
+    } else if born(winner) == born(loser) {
+        "which is as old and comes first by name"
+    } else {
+        "which is older"
+    }
 }
 
 fn same_clause(a: &Clause<'_>, b: &Clause<'_>) -> bool {
@@ -249,12 +251,9 @@ fn same_clause(a: &Clause<'_>, b: &Clause<'_>) -> bool {
 fn policy_conditions(world: &World, resource: &Resource, policy: &AuthorizationPolicy) -> Vec<Condition> {
     let missing: Vec<_> =
         policy.targets.iter().filter(|t| service::effect::define(world, &t.service).is_none()).collect();
-    let targets = missing.iter().map(|t| {
-        format!(
-            "{}: Service/{} does not exist; the policy waits for it and allows nothing until then",
-            t.path, t.service
-        )
-    });
+    let targets = missing
+        .iter()
+        .map(|t| format!("{}: Service/{} does not exist; the policy selects nothing until it does", t.path, t.service));
     let targets: Vec<_> = targets.collect();
     let accepted = if !missing.is_empty() && missing.len() == policy.targets.len() {
         Condition::no("Accepted", "TargetNotFound", targets.join("\n"))

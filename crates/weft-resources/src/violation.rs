@@ -120,11 +120,14 @@ impl fmt::Display for Violations {
 /// `shop.yaml:12:9: spec.rules[0].name: …`; what is unknown is left out.
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.file.is_empty(), self.spot.line) {
-            (true, 0) => {}
-            (false, 0) => write!(f, "{}: ", self.file)?,
-            (true, line) => write!(f, "line {line}, column {}: ", self.spot.column)?,
-            (false, line) => write!(f, "{}:{line}:{}: ", self.file, self.spot.column)?,
+        let Spot { line, column, .. } = self.spot;
+        match (self.file.is_empty(), line, column) {
+            (true, 0, _) => {}
+            (false, 0, _) => write!(f, "{}: ", self.file)?,
+            (true, _, 0) => write!(f, "line {line}: ")?,
+            (false, _, 0) => write!(f, "{}:{line}: ", self.file)?,
+            (true, _, _) => write!(f, "line {line}, column {column}: ")?,
+            (false, _, _) => write!(f, "{}:{line}:{column}: ", self.file)?,
         }
         if !self.spot.path.is_empty() {
             write!(f, "{}: ", self.spot.path)?;
@@ -153,8 +156,20 @@ impl Sink {
         self.refuse(spot, Reason::Unsupported, message);
     }
 
+    /// Whether something was said already of this or of a part of it.
+    pub(crate) fn refused(&self, spot: &Spot) -> bool {
+        let part = |path: &str| {
+            path.strip_prefix(&*spot.path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        spot.path.is_empty() && !self.violations.is_empty() || self.violations.iter().any(|v| part(&v.spot.path))
+    }
+
+    /// A field that is not there; one that is there and wrong was told of already.
     pub(crate) fn missing(&mut self, spot: &Spot, name: &str, message: impl Into<String>) {
-        self.refuse(&spot.absent(name), Reason::Missing, message);
+        let absent = spot.absent(name);
+        if !self.refused(&absent) {
+            self.refuse(&absent, Reason::Missing, message);
+        }
     }
 
     pub(crate) fn warn(&mut self, spot: &Spot, message: impl Into<String>) {
@@ -184,32 +199,44 @@ impl Sink {
 
 // === suggestions ===
 
-/// The candidate that was probably meant: equal but for case, or at most a third of its letters away.
-pub(crate) fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let typed_low = typed.to_lowercase();
-    candidates
+/// The candidate that was probably meant: equal but for case, at most a third of its letters away, or with what was
+/// typed as a part of it.
+pub(crate) fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    let low = typed.to_lowercase();
+    let near = candidates
+        .clone()
         .into_iter()
-        .map(|c| (distance(&typed_low, &c.to_lowercase()), c))
+        .map(|c| (distance(&low, &c.to_lowercase()), c))
         .filter(|(d, c)| *d <= (c.chars().count().max(typed.chars().count()) / 3).max(1))
         .min_by_key(|(d, _)| *d)
-        .map(|(_, c)| c)
+        .map(|(_, c)| c);
+    let partly = |c: &&str| low.len() >= 3 && c.to_lowercase().contains(&low);
+    near.filter(|_| !typed.is_empty()).or_else(|| candidates.into_iter().find(partly))
 }
 
-/// Levenshtein's distance over two rolling rows. What is typed may be anything, so only its beginning counts.
+/// How many letters are to be inserted, left out, replaced, or swapped with their neighbour. What is typed may be
+/// anything, so only its beginning counts.
 fn distance(a: &str, b: &str) -> usize {
     const LONGEST: usize = 64;
-    let b: Vec<char> = b.chars().take(LONGEST).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().take(LONGEST).enumerate() {
-        let mut diagonal = std::mem::replace(row.first_mut().unwrap_or(&mut 0), i + 1);
-        let mut left = i + 1;
-        for (cell, cb) in row.iter_mut().skip(1).zip(&b) {
-            let cost = (diagonal + usize::from(ca != *cb)).min(left + 1).min(*cell + 1);
-            diagonal = std::mem::replace(cell, cost);
-            left = cost;
+    let letters = |s: &str| s.chars().take(LONGEST).collect::<Vec<_>>();
+    let (a, b) = (letters(a), letters(b));
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.iter().enumerate() {
+        let previous = i.checked_sub(1).and_then(|i| a.get(i));
+        let mut row = vec![i + 1];
+        for (j, cb) in b.iter().enumerate() {
+            let at = |row: &[usize], j: usize| row.get(j).copied().unwrap_or(usize::MAX - 1);
+            let mut best = (at(&last, j) + usize::from(ca != cb)).min(at(&last, j + 1) + 1).min(at(&row, j) + 1);
+            let swapped = j.checked_sub(1).filter(|k| previous == Some(cb) && b.get(*k) == Some(ca));
+            if let Some(k) = swapped {
+                best = best.min(at(&before, k) + 1);
+            }
+            row.push(best);
         }
+        before = std::mem::replace(&mut last, row);
     }
-    row.last().copied().unwrap_or(0)
+    last.last().copied().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -224,6 +251,8 @@ mod tests {
         check("", "abc", 3);
         check("kitten", "sitting", 3);
         check("httproute", "httproutes", 1);
+        check("form", "from", 1);
+        check("ca", "abc", 3);
     }
 
     #[test]
@@ -233,6 +262,7 @@ mod tests {
         check("matchs", Some("matches"));
         check("backendrefs", Some("backendRefs"));
         check("backends", Some("backendRefs"));
+        check("outs", Some("timeouts"));
         check("zzz", None);
         check("", None);
     }

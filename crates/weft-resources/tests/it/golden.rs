@@ -12,7 +12,7 @@
 
 use std::{fmt::Write as _, net::SocketAddr, path::PathBuf};
 
-use weft_model::{Health, Labels, Locality, Name, Protocol, Revision, ServiceKey, SpiffeId, TrustDomain, Uid};
+use weft_model::{Health, Labels, Locality, Protocol, Revision, ServiceKey, SpiffeId, TrustDomain, Uid};
 use weft_resources::{Instance, InstancePort, Mesh, Registered, World, admit, parse, status};
 use weft_snapshot::{
     authz::InboundView,
@@ -324,8 +324,4 @@ fn filter(f: &HttpFilter) -> String {
         HttpFilter::ResponseHeaders(e) => format!("response {e:?}"),
         HttpFilter::Rewrite { host, path } => format!("rewrite host {host:?} path {path:?}"),
     }
-}
-
-pub fn name(text: &str) -> Name {
-    text.parse().unwrap()
 }

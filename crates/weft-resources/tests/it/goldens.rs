@@ -18,6 +18,7 @@ goldens! {
     service: [
         l4t_03_protocols_of_ports,
         selector_takes_instances,
+        selecting_service_called_directly,
         target_ports,
         registered_without_a_resource,
         every_violation_at_once,

@@ -102,6 +102,7 @@ impl RuleReader<'_> {
         for at in not_empty(&raw.to, out).iter().flat_map(|at| &at.value) {
             match at.value.operation.as_ref().filter(|o| o.value != RawOperation::default()) {
                 Some(operation) => rule.to.push(self.operation(&operation.value, &mut http, out)),
+                None if out.refused(&at.spot) => {}
                 None => out.missing(
                     &at.spot,
                     "operation",
@@ -129,6 +130,9 @@ impl RuleReader<'_> {
         let mut remote = None;
         for at in &from.value {
             let Some(source) = at.value.source.as_ref().filter(|s| s.value != RawSource::default()) else {
+                if out.refused(&at.spot) {
+                    continue;
+                }
                 out.missing(&at.spot, "source", "is missing or empty; an empty source would match everybody");
                 continue;
             };
@@ -327,7 +331,7 @@ fn condition_key(at: &At<String>, out: &mut Sink) -> Option<ConditionKey> {
 /// Refuses a list that is there and empty: left out it means "no condition", and nobody writes an empty list for that.
 fn not_empty<'a, T>(field: &'a Field<Vec<At<T>>>, out: &mut Sink) -> Option<&'a At<Vec<At<T>>>> {
     let at = field.as_ref()?;
-    if at.value.is_empty() {
+    if at.value.is_empty() && !out.refused(&at.spot) {
         out.invalid(&at.spot, "is empty; leave it out or name something");
     }
     Some(at)

@@ -100,10 +100,10 @@ fn admit_rule(raw: &RawRule, subject: &Subject<'_>, out: &mut Sink) -> RouteRule
     let replaces = |filters: &[HttpFilter]| {
         filters.iter().any(|f| matches!(f, HttpFilter::Rewrite { path: Some(PathRewrite::Prefix(_)), .. }))
     };
-    if !replaceable && (replaces(&own_filters) || backends.iter().any(|b| replaces(&b.filters))) {
-        if let Some(at) = raw.filters.as_ref().map(|f| &f.spot).or(raw.backend_refs.as_ref().map(|b| &b.spot)) {
-            out.invalid(at, "ReplacePrefixMatch needs every match of the rule to be of type PathPrefix");
-        }
+    let place = raw.filters.as_ref().map(|f| &f.spot).or(raw.backend_refs.as_ref().map(|b| &b.spot));
+    let replacing = replaces(&own_filters) || backends.iter().any(|b| replaces(&b.filters));
+    if let (Some(at), true, false) = (place, replacing, replaceable) {
+        out.invalid(at, "ReplacePrefixMatch needs every match of the rule to be of type PathPrefix");
     }
     RouteRule {
         name: raw.name.as_ref().and_then(|at| words::name(at, out)),

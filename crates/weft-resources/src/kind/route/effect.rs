@@ -3,11 +3,13 @@
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use weft_model::{Name, Protocol, ServiceKey};
-use weft_snapshot::fragment::{Backend, HttpMatch, HttpRule, PathMatch, PortRoutes, Routes, Target, TcpRule};
+use weft_snapshot::fragment::{
+    Backend, HttpMatch, HttpRule, PathMatch, PortRoutes, RetryPolicy, Routes, Target, TcpRule, Timeouts,
+};
 
 use super::{BackendRef, BackendTarget, ParentRef, RouteRule, section};
 use crate::{
-    admit::{Resource, Spec},
+    admit::{Resource, ResourceKey, Spec},
     catalog::World,
     kind::{
         Kind,
@@ -23,11 +25,29 @@ pub(crate) fn routes(world: &World, key: &ServiceKey, consumer: &Name) -> Option
     let mut ports = BTreeMap::new();
     for port in &definition.ports {
         let attached = attached(world, key, port, consumer);
-        if let Some(kind) = attached.kind {
-            ports.insert(port.port, port_routes(world, kind, &attached.routes));
+        match attached.kind {
+            Some(kind) => drop(ports.insert(port.port, port_routes(world, kind, &attached.routes))),
+            None => ports.extend(implicit(world, key, port).map(|routes| (port.port, routes))),
         }
     }
     Some(Routes { service: key.clone(), consumer: consumer.clone(), ports })
+}
+
+/// Requests to a Service that merely selects instances of another go there as to a subset, route or no route. (Connections
+/// that are not HTTP name an address, and need no help.)
+fn implicit(world: &World, key: &ServiceKey, port: &Port) -> Option<PortRoutes> {
+    let target =
+        service::effect::subset_of(world, key, port.port).filter(|_| speaks(Kind::HttpRoute, port.protocol))?;
+    let rule = HttpRule {
+        origin: ResourceKey::new(Kind::Service, key.namespace.clone(), key.name.clone()).reference(),
+        hosts: Vec::new(),
+        matches: Vec::new(),
+        filters: Vec::new(),
+        backends: vec![Backend { target, weight: 1, filters: Vec::new() }],
+        timeouts: Timeouts::default(),
+        retry: RetryPolicy::default(),
+    };
+    Some(PortRoutes { http: vec![rule], tcp: Vec::new() })
 }
 
 /// What holds on a port for callers of one namespace.

@@ -219,7 +219,8 @@ fn path_rewrite(At { spot, value: raw }: &At<RawPathRewrite>, out: &mut Sink) ->
         out.invalid(&at.spot, format!("`{}` has characters that cannot stand in a path", at.value.escape_debug()));
         return None;
     }
-    if !at.value.starts_with('/') && !(at.value.is_empty() && name == "replacePrefixMatch") {
+    let removes = at.value.is_empty() && name == "replacePrefixMatch";
+    if !removes && !at.value.starts_with('/') {
         out.invalid(&at.spot, format!("`{}` must begin with `/`", at.value));
         return None;
     }

@@ -153,7 +153,8 @@ pub(crate) fn target(world: &World, key: &ServiceKey, port: u16) -> Target {
     subset_of(world, key, port).unwrap_or_else(itself)
 }
 
-fn subset_of(world: &World, key: &ServiceKey, port: u16) -> Option<Target> {
+/// `None` where the service stands for itself.
+pub(crate) fn subset_of(world: &World, key: &ServiceKey, port: u16) -> Option<Target> {
     let selector = &world.resources.service(key).filter(|s| !s.selector.0.is_empty())?.selector;
     let selected = members(world, key);
     let other = selected.values().next().map(|i| i.service.clone()).filter(|other| other != key)?;

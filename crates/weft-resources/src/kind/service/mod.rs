@@ -10,7 +10,7 @@ use weft_snapshot::fragment::Balance;
 use crate::{
     admit::Subject,
     schema::{At, Decode, Entries, Ignored, IntOrText, schema},
-    violation::Sink,
+    violation::{Sink, Spot},
     words,
 };
 
@@ -99,11 +99,13 @@ impl Service {
         }
         let ports = raw.ports.map(|at| at.value).unwrap_or_default();
         let several = ports.len() > 1;
-        let ports: Vec<_> = ports.iter().filter_map(|p| admit_port(p, several, out)).collect();
+        let read = |p: &At<RawPort>| Some((p.spot.clone(), admit_port(p, several, out)?));
+        let ports: Vec<_> = ports.iter().filter_map(read).collect();
+        refuse_twins(&ports, out);
+        let ports: Vec<_> = ports.into_iter().map(|(_, port)| port).collect();
         if ports.is_empty() && !several {
             out.warn(&subject.spot.absent("ports"), "a service without TCP ports cannot be called");
         }
-        refuse_twins(&ports, subject, out);
         let selector = raw.selector.map(|s| words::selector(&s.value, out)).unwrap_or_default();
         Some(Self { ports, selector, balance: admit_balance(subject, out) })
     }
@@ -159,14 +161,14 @@ fn admit_port(At { spot, value: raw }: &At<RawPort>, several: bool, out: &mut Si
     Some(Port { name: name.unwrap_or_default().into(), port: port?, target, protocol })
 }
 
-fn refuse_twins(ports: &[Port], subject: &Subject<'_>, out: &mut Sink) {
+fn refuse_twins(ports: &[(Spot, Port)], out: &mut Sink) {
     let (mut numbers, mut names) = (BTreeSet::new(), BTreeSet::new());
-    for port in ports {
+    for (spot, port) in ports {
         if !numbers.insert(port.port) {
-            out.invalid(&subject.spot.absent("ports"), format!("port {} is there twice", port.port));
+            out.invalid(spot, format!("port {} is there twice", port.port));
         }
         if !port.name.is_empty() && !names.insert(&port.name) {
-            out.invalid(&subject.spot.absent("ports"), format!("two ports are named `{}`", port.name));
+            out.invalid(spot, format!("two ports are named `{}`", port.name));
         }
     }
 }
@@ -178,7 +180,7 @@ fn admit_balance(subject: &Subject<'_>, out: &mut Sink) -> Balance {
         Some("round-robin") => Balance::RoundRobin,
         Some("random") => Balance::Random,
         Some(other) => {
-            let spot = crate::Spot::new(format!("metadata.annotations[{BALANCE_ANNOTATION}]"), subject.doc.line, 0);
+            let spot = Spot::new(format!("metadata.annotations[{BALANCE_ANNOTATION}]"), subject.doc.line, 0);
             let known = "peak-ewma, least-request, round-robin, random";
             out.invalid(&spot, format!("unknown balancing `{other}`; known: {known}"));
             Balance::default()
