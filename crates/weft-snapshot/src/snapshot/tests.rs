@@ -113,6 +113,12 @@ fn a_change_costs_what_changed() {
     let after = set.clone().routes(routes("/a", &[("version", "v1")])).build_after(Some(&before));
     let new = after.service(&key("shop/cart")).unwrap();
     assert_eq!(new.pool(80, &[("version", "v1")].into_iter().collect()).unwrap().members().count(), 2);
+    // … also when the routes of another service choose it
+    let mut other = routes("/a", &[("version", "v1")]);
+    other.service = key("shop/web");
+    let by_other = set.clone().routes(other).build_after(Some(&before));
+    let new = by_other.service(&key("shop/cart")).unwrap();
+    assert!(new.pool(80, &[("version", "v1")].into_iter().collect()).is_some());
     // … and gone again with the route
     let back = set.build_after(Some(&after));
     assert!(back.service(&key("shop/cart")).unwrap().pool(80, &[("version", "v1")].into_iter().collect()).is_none());
@@ -269,7 +275,13 @@ fn change(set: Set, what: u8, which: u8) -> Set {
         }
         3 => set.routes(routes(["/a", "/b", "("][usize::from(which % 3)], &[("version", "v1")])),
         4 => set.routes(routes("/a", if which.is_multiple_of(2) { &[] } else { &[("version", "v2")] })),
-        5 => remove(set, Collection::Routes { service: cart, consumer: name("shop") }),
+        5 if which.is_multiple_of(2) => remove(set, Collection::Routes { service: cart, consumer: name("shop") }),
+        // another service's routes choose a subset of this one
+        5 => {
+            let mut other = routes("/a", if which % 4 == 1 { &[] } else { &[("version", "v2")] });
+            other.service = key("shop/web");
+            set.routes(other)
+        }
         6 => {
             let mut s =
                 service("shop/cart", if which.is_multiple_of(2) { &[(80, "http")] } else { &[(80, ""), (90, "x")] });
