@@ -73,9 +73,9 @@ impl RequestHead {
     }
 
     pub fn is_grpc(&self) -> bool {
-        self.headers
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc") && !v.as_bytes().starts_with(b"application/grpc-web"))
+        self.headers.get(header::CONTENT_TYPE).is_some_and(|v| {
+            v.as_bytes().starts_with(b"application/grpc") && !v.as_bytes().starts_with(b"application/grpc-web")
+        })
     }
 
     pub fn header_str(&self, name: &str) -> Option<&str> {

@@ -92,6 +92,10 @@ impl From<AskError> for Failure {
             AskError::Reset(_) => (K::UpstreamReset, Side::Upstream),
             AskError::Body(_) => (K::DownstreamClosed, Side::Downstream),
         };
-        Self { never_sent: e.never_sent(), detail: Some(weft_rt::log::chain(&e).to_string().into()), ..Self::new(kind, side) }
+        Self {
+            never_sent: e.never_sent(),
+            detail: Some(weft_rt::log::chain(&e).to_string().into()),
+            ..Self::new(kind, side)
+        }
     }
 }

@@ -107,7 +107,9 @@ fn untrusted(a: &Admission, trust: Option<&Trust>, now: Wall) -> Option<Failure>
         return None;
     }
     match recheck(&a.chain, &trust.bundle, &trust.revocations, now) {
-        Ok(_) | Err(weft_identity::VerifyError::Expired { .. } | weft_identity::VerifyError::NotYetValid { .. }) => None,
+        Ok(_) | Err(weft_identity::VerifyError::Expired { .. } | weft_identity::VerifyError::NotYetValid { .. }) => {
+            None
+        }
         Err(e @ weft_identity::VerifyError::Revoked { .. }) => {
             Some(Failure::new(FailureKind::PeerRevoked, Side::Policy).with_detail(e))
         }

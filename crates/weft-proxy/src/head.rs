@@ -35,12 +35,7 @@ pub struct Borrowed<'a>(pub &'a RequestHead);
 
 impl<'a> Borrowed<'a> {
     pub fn request(&'a self) -> Request<'a> {
-        Request {
-            method: self.0.method.as_str(),
-            path: self.0.path_str(),
-            host: self.0.host_str(),
-            headers: self,
-        }
+        Request { method: self.0.method.as_str(), path: self.0.path_str(), host: self.0.host_str(), headers: self }
     }
 
     /// With another path: the normalized one.
@@ -95,7 +90,14 @@ fn uuid(dice: &mut Dice) -> String {
     let (a, b) = (dice.next_u64(), dice.next_u64());
     let hi = (a & 0xFFFF_FFFF_FFFF_0FFF) | 0x4000;
     let lo = (b & 0x3FFF_FFFF_FFFF_FFFF) | 0x8000_0000_0000_0000;
-    format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", hi >> 32, hi >> 16 & 0xFFFF, hi & 0xFFFF, lo >> 48, lo & 0xFFFF_FFFF_FFFF)
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        hi >> 32,
+        hi >> 16 & 0xFFFF,
+        hi & 0xFFFF,
+        lo >> 48,
+        lo & 0xFFFF_FFFF_FFFF
+    )
 }
 
 /// Counts this hop; `None`: one too many.
@@ -150,7 +152,8 @@ pub fn apply(edits: &HeaderEdit, headers: &mut HeaderMap) {
 pub fn names_listener(authority: Option<&Authority>) -> bool {
     let Some(a) = authority else { return true };
     let host = a.host().trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
 }
 
 /// `grpc-timeout`: at most eight digits and a unit.
@@ -180,7 +183,9 @@ pub fn grpc_timeout_value(left: std::time::Duration) -> HeaderValue {
 }
 
 /// True when an answer was made by a proxy, with what it says.
-pub fn far_failure(headers: &HeaderMap) -> Option<(Option<weft_snapshot::failure::FailureKind>, weft_snapshot::failure::Sent)> {
+pub fn far_failure(
+    headers: &HeaderMap,
+) -> Option<(Option<weft_snapshot::failure::FailureKind>, weft_snapshot::failure::Sent)> {
     headers.get(FAILURE).map(|v| weft_snapshot::failure::parse_header(v.as_bytes()))
 }
 

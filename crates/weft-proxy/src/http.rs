@@ -23,10 +23,7 @@ use weft_snapshot::{
 };
 
 use crate::{
-    codec::{
-        Answer, Body, Origin, Reply, RequestHead, ResponseHead, SendError,
-        body::Replay,
-    },
+    codec::{Answer, Body, Origin, Reply, RequestHead, ResponseHead, SendError, body::Replay},
     failure::{Failure, Side},
     flows::{self, Admission},
     head::{self, Borrowed},
@@ -186,7 +183,11 @@ async fn exchange(
     }
     edit(&mut head, &edits)?;
     let response_edits = edits.response().cloned().collect();
-    let view = if *to.service == o.service { view } else { snapshot.service(to.service).ok_or_else(|| unknown(snapshot, to.service))? };
+    let view = if *to.service == o.service {
+        view
+    } else {
+        snapshot.service(to.service).ok_or_else(|| unknown(snapshot, to.service))?
+    };
     rec.get().service = Some((to.service.clone(), to.port));
 
     // deadline
@@ -296,7 +297,13 @@ async fn one_try(
 }
 
 /// What a try says of its endpoint, and how it ended as the retry plan asks.
-fn judge(service: &loads::Service, ix: EndpointIx, outcome: &Result<Answer, Failure>, started: Mono, now: Mono) -> Outcome {
+fn judge(
+    service: &loads::Service,
+    ix: EndpointIx,
+    outcome: &Result<Answer, Failure>,
+    started: Mono,
+    now: Mono,
+) -> Outcome {
     match outcome {
         Ok(a) => {
             let status = a.head.status.as_u16();
@@ -331,7 +338,15 @@ fn is_refusal(kind: Option<FailureKind>) -> bool {
     use FailureKind as K;
     matches!(
         kind,
-        Some(K::Denied | K::NotHttp | K::PlaintextRefused | K::BadRequest | K::AmbiguousPath | K::RequestHeadTooLarge | K::Loop)
+        Some(
+            K::Denied
+                | K::NotHttp
+                | K::PlaintextRefused
+                | K::BadRequest
+                | K::AmbiguousPath
+                | K::RequestHeadTooLarge
+                | K::Loop
+        )
     )
 }
 
@@ -351,7 +366,11 @@ fn whole<'a>(o: &'a Outbound, everything: &'a weft_model::Labels) -> Destination
 }
 
 fn unknown(snapshot: &Snapshot, service: &ServiceKey) -> Failure {
-    let kind = if snapshot.revision == weft_model::Revision::ZERO { FailureKind::NoSnapshot } else { FailureKind::UnknownService };
+    let kind = if snapshot.revision == weft_model::Revision::ZERO {
+        FailureKind::NoSnapshot
+    } else {
+        FailureKind::UnknownService
+    };
     Failure::before_sending(kind, Side::Upstream).with_detail(service)
 }
 
@@ -467,8 +486,7 @@ fn admit(
         Some(l) => l.clone(),
         None => {
             let claim = head.header_str("weft-to").unwrap_or_default();
-            let misdirected =
-                |e| Failure::before_sending(FailureKind::Misdirected, Side::Downstream).with_detail(e);
+            let misdirected = |e| Failure::before_sending(FailureKind::Misdirected, Side::Downstream).with_detail(e);
             let listen = resolve_claim(view, claim).map_err(misdirected)?.clone();
             head.origin = head::orig(&head.headers);
             listen
@@ -588,7 +606,9 @@ async fn respond(w: &Rc<Worker>, answer: Answer, reply: &Reply, flow: Option<&fl
     };
     match sent {
         Ok(n) => rec.get().tx = n,
-        Err(SendError::Sink(e)) => rec.fail(&Failure::new(FailureKind::DownstreamClosed, Side::Downstream).with_detail(e)),
+        Err(SendError::Sink(e)) => {
+            rec.fail(&Failure::new(FailureKind::DownstreamClosed, Side::Downstream).with_detail(e))
+        }
         Err(SendError::Source(e)) => rec.fail(&Failure::new(FailureKind::UpstreamReset, Side::Upstream).with_detail(e)),
     }
 }
@@ -601,7 +621,13 @@ fn note_status(head: &ResponseHead, rec: &mut Recording) {
 }
 
 /// Both sides agreed to speak something else: from here on it is bytes.
-async fn switch(head: &ResponseHead, up: &mut crate::io::Io, reply: &Reply, flow: Option<&flows::Guard>, rec: &mut Recording) {
+async fn switch(
+    head: &ResponseHead,
+    up: &mut crate::io::Io,
+    reply: &Reply,
+    flow: Option<&flows::Guard>,
+    rec: &mut Recording,
+) {
     let mut down = match reply.switch(head).await {
         Ok(down) => down,
         Err(e) => return rec.fail(&Failure::new(FailureKind::DownstreamClosed, Side::Downstream).with_detail(e)),

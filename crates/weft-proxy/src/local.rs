@@ -47,7 +47,8 @@ pub fn answer(failure: &Failure, request: &Asked, caller: Caller) -> (ResponseHe
 
 /// What is told of a refused CONNECT: status and fields, no body.
 pub fn refusal(failure: &Failure) -> ResponseHead {
-    let mut head = ResponseHead::new(StatusCode::from_u16(failure.kind.face().connect).unwrap_or(StatusCode::BAD_GATEWAY));
+    let mut head =
+        ResponseHead::new(StatusCode::from_u16(failure.kind.face().connect).unwrap_or(StatusCode::BAD_GATEWAY));
     told(&mut head, failure, Caller::Meshed);
     head
 }

@@ -130,7 +130,8 @@ impl SharedConn {
         }
         let expired = self.until.is_some_and(|u| now >= u);
         // After a GOAWAY or an error it says so here
-        let dead = matches!(self.client.clone().poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)));
+        let dead =
+            matches!(self.client.clone().poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)));
         if expired || dead {
             self.retired.set(true);
         }
@@ -169,7 +170,12 @@ impl Drop for Stream1 {
 impl SharedPool {
     /// A stream on a connection for `key`: one that is there, else one that `dial` opens. However many ask meanwhile, there
     /// is one dial per key, and it outlives whoever asked first.
-    pub async fn stream<F>(self: &Rc<Self>, key: Key, now: (Mono, Wall), dial: impl FnOnce() -> F) -> Result<Stream1, Failure>
+    pub async fn stream<F>(
+        self: &Rc<Self>,
+        key: Key,
+        now: (Mono, Wall),
+        dial: impl FnOnce() -> F,
+    ) -> Result<Stream1, Failure>
     where
         F: Future<Output = Result<Dialled, Failure>> + 'static,
     {
@@ -192,7 +198,8 @@ impl SharedPool {
             }
             rx
         };
-        let gone = || Failure::before_sending(FailureKind::Internal, Side::Internal).with_detail("dial ended without a word");
+        let gone =
+            || Failure::before_sending(FailureKind::Internal, Side::Internal).with_detail("dial ended without a word");
         wait.await.map_err(|_| gone())?.map(Stream1::new)
     }
 

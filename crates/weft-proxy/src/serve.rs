@@ -202,7 +202,8 @@ async fn warm(o: Rc<Outbound>, after: Duration) {
     let Some(view) = snapshot.service(&o.service) else { return };
     let service = w.loads.of(view);
     let ask = Ask { now: w.clock.mono(), avoid: &[], from: None };
-    let picked = view.pool_of_all(o.port).and_then(|p| balance::pick(p, &service.loads.borrow(), &ask, &mut w.throw()).ok());
+    let picked =
+        view.pool_of_all(o.port).and_then(|p| balance::pick(p, &service.loads.borrow(), &ask, &mut w.throw()).ok());
     if let Some(endpoint) = picked.and_then(|p| view.endpoint(p.ix)) {
         upstream::warm(w, endpoint).await;
     }
@@ -515,7 +516,11 @@ async fn inside(i: Rc<Inbound>, listen: &Listen, mut io: Io, opened: Opened, mut
         // Its requests have records of their own; the connection's says only that it was there.
         drop(app);
         let role = Role::Inbound(i);
-        if http == Detect::Http2 { http2(io, role).await } else { http1(io, &role).await }
+        if http == Detect::Http2 {
+            http2(io, role).await
+        } else {
+            http1(io, &role).await
+        }
         return rec.finish();
     }
     let app = match app {
@@ -564,8 +569,10 @@ async fn carry(i: &Rc<Inbound>, listen: &Listen, mut down: Io, mut up: Io, rec: 
     down.reset_on_drop();
     up.reset_on_drop();
     tracing::info!(
-        conn = i.peer.borrow().conn, rule = stopped.rule.as_ref().map(tracing::field::display),
-        failure = stopped.kind.label(), "live connection ended"
+        conn = i.peer.borrow().conn,
+        rule = stopped.rule.as_ref().map(tracing::field::display),
+        failure = stopped.kind.label(),
+        "live connection ended"
     );
     rec.fail(&stopped);
 }

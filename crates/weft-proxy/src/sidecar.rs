@@ -163,8 +163,12 @@ impl Sidecar {
     pub fn start(config: Config, sources: Sources) -> Result<Self, StartError> {
         weft_identity::warm_up();
         let (bound, listeners) = reserve(&config)?;
-        let own: BTreeSet<SocketAddr> =
-            bound.inbound.into_iter().chain(bound.explicit).chain(bound.upstreams.iter().filter_map(Addr::tcp)).collect();
+        let own: BTreeSet<SocketAddr> = bound
+            .inbound
+            .into_iter()
+            .chain(bound.explicit)
+            .chain(bound.upstreams.iter().filter_map(Addr::tcp))
+            .collect();
         let deps = Deps {
             net: sources.net,
             clock: sources.clock,
@@ -279,11 +283,7 @@ fn reserve(config: &Config) -> Result<(Bound, Vec<(DoorIx, Reserved)>), StartErr
 
 // === threads ===
 
-fn start_threads(
-    plan: &Plan,
-    count: usize,
-    listeners: Vec<(DoorIx, Reserved)>,
-) -> io::Result<Vec<JoinHandle<()>>> {
+fn start_threads(plan: &Plan, count: usize, listeners: Vec<(DoorIx, Reserved)>) -> io::Result<Vec<JoinHandle<()>>> {
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     let mut listeners = Some(listeners);
     let mut threads = Vec::new();
@@ -377,7 +377,8 @@ async fn accept(here: Rc<Here>, door: DoorIx, mut l: Listener, senders: Vec<mpsc
                 continue;
             }
         };
-        let least = here.plan.loads.iter().enumerate().min_by_key(|(_, l)| l.load(Ordering::Relaxed)).map_or(0, |(i, _)| i);
+        let least =
+            here.plan.loads.iter().enumerate().min_by_key(|(_, l)| l.load(Ordering::Relaxed)).map_or(0, |(i, _)| i);
         if least == here.ix {
             here.serve(door, stream, peer);
         } else if let (Some(to), Ok(stream)) = (senders.get(least), stream.detach()) {

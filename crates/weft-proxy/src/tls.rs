@@ -77,7 +77,9 @@ pub async fn accept(
     };
     match tokio::time::timeout(HANDSHAKE, shaking).await {
         Ok(done) => done,
-        Err(_) => Err(Failure::new(FailureKind::DownstreamIdle, Side::Downstream).with_detail("no TLS handshake in time")),
+        Err(_) => {
+            Err(Failure::new(FailureKind::DownstreamIdle, Side::Downstream).with_detail("no TLS handshake in time"))
+        }
     }
 }
 
@@ -111,7 +113,8 @@ pub async fn connect(
 
 fn shaken(conn: &rustls::CommonState, sni: Option<Arc<str>>, trust: &Trust, now: Wall) -> Option<Shaken> {
     let n = negotiated(conn)?;
-    let chain: Arc<[CertificateDer<'static>]> = conn.peer_certificates()?.iter().map(|c| c.clone().into_owned()).collect();
+    let chain: Arc<[CertificateDer<'static>]> =
+        conn.peer_certificates()?.iter().map(|c| c.clone().into_owned()).collect();
     // The verifier of the handshake said yes; this reads what it saw.
     let peer = recheck(&chain, &trust.bundle, &trust.revocations, now).ok()?;
     Some(Shaken {

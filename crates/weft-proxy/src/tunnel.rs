@@ -108,7 +108,6 @@ pub fn io_error(e: h2::Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, e)
 }
 
-
 // === CONNECT ===
 
 /// The path of the first stream of a `weft/1` connection. **[format]**

@@ -67,7 +67,9 @@ pub async fn ask_app(
 ) -> Result<Answer, Failure> {
     let asked = ask_plain(w, listen.connect, wants_h2(listen.protocol, request), request, body, interim).await;
     asked.map_err(|f| match f.kind {
-        FailureKind::ConnectFailed | FailureKind::ConnectTimeout => Failure { kind: FailureKind::AppConnectFailed, ..f },
+        FailureKind::ConnectFailed | FailureKind::ConnectTimeout => {
+            Failure { kind: FailureKind::AppConnectFailed, ..f }
+        }
         _ => f,
     })
 }
@@ -138,7 +140,13 @@ async fn ask_plain(
     Ok(h1::client::ask(wire, request, body, Some(w.app_conns.home(to, w.clock.clone())), interim).await?)
 }
 
-async fn ask_inside(io: Io, h2: bool, request: &RequestHead, body: Body, interim: Interim<'_>) -> Result<Answer, Failure> {
+async fn ask_inside(
+    io: Io,
+    h2: bool,
+    request: &RequestHead,
+    body: Body,
+    interim: Interim<'_>,
+) -> Result<Answer, Failure> {
     if !h2 {
         return Ok(h1::client::ask(Wire::shared(io), request, body, None, interim).await?);
     }
@@ -211,8 +219,7 @@ async fn dial_mesh(w: Rc<Worker>, key: Key, c: Arc<Credentials>) -> Result<Diall
         })?;
         let carriage = if tunnel == Tunnel2::Weft1 { Tunnel::Weft1 } else { Tunnel::Hbone };
         let shaken = tls::connect(stream, &c, &expected, carriage, &sni, address.ip(), &w.wall).await;
-        let (peer, group, cipher) =
-            shaken.as_ref().map_or((None, "", ""), |(_, s)| (Some(&s.peer), s.group, s.cipher));
+        let (peer, group, cipher) = shaken.as_ref().map_or((None, "", ""), |(_, s)| (Some(&s.peer), s.group, s.cipher));
         w.sink.handshake(&Handshake {
             direction: Direction::Outbound,
             local: Some(c.svid.id()),

@@ -200,7 +200,8 @@ impl Worker {
     }
 
     pub fn is_own_address(&self, a: SocketAddr) -> bool {
-        self.own.contains(&a) || self.own.iter().any(|o| o.ip().is_unspecified() && o.port() == a.port() && a.ip().is_loopback())
+        self.own.contains(&a)
+            || self.own.iter().any(|o| o.ip().is_unspecified() && o.port() == a.port() && a.ip().is_loopback())
     }
 
     pub fn next_conn(&self) -> u64 {

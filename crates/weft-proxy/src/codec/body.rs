@@ -137,7 +137,8 @@ impl Body {
             Kind::H2 { .. } => None,
             Kind::Replay { shared, at } => {
                 let kept = shared.borrow();
-                let read: usize = kept.frames.iter().skip(*at).map(|k| if let Kept1::Data(b) = k { b.len() } else { 0 }).sum();
+                let read: usize =
+                    kept.frames.iter().skip(*at).map(|k| if let Kept1::Data(b) = k { b.len() } else { 0 }).sum();
                 kept.source.length()?.checked_add(u64::try_from(read).ok()?)
             }
         }
@@ -158,7 +159,11 @@ impl Body {
     }
 }
 
-fn poll_h2(recv: &mut RecvStream, data_done: &mut bool, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+fn poll_h2(
+    recv: &mut RecvStream,
+    data_done: &mut bool,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame, BodyError>>> {
     while !*data_done {
         match ready!(recv.poll_data(cx)) {
             Some(Ok(chunk)) => {

@@ -7,5 +7,5 @@ pub mod server;
 pub mod wire;
 mod write;
 
-pub use wire::{Incoming, SharedWire, Wire};
 pub(crate) use wire::Outgoing;
+pub use wire::{Incoming, SharedWire, Wire};

@@ -339,10 +339,7 @@ pub(crate) async fn ask(
 }
 
 /// What is there goes at once; the rest in a task of its own.
-async fn send_body(
-    mut body: Body,
-    mut send: SendStream<Bytes>,
-) -> Result<Option<weft_rt::Task>, super::BodyError> {
+async fn send_body(mut body: Body, mut send: SendStream<Bytes>) -> Result<Option<weft_rt::Task>, super::BodyError> {
     /// Within every initial window: no need to ask.
     const SMALL: usize = 16 * 1024;
     let mut held = None;

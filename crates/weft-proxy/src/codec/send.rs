@@ -1,6 +1,10 @@
 //! Bodies out, and the two ends of an exchange without their protocol: [`Reply`] answers, [`Answer`] was received.
 
-use std::{future::poll_fn, io, task::{Poll, ready}};
+use std::{
+    future::poll_fn,
+    io,
+    task::{Poll, ready},
+};
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
@@ -185,17 +189,15 @@ impl Sink {
                 }
                 Ok(false)
             }
-            Self::H2(send) => {
-                loop {
-                    let n = granted(send, b.len()).await?;
-                    let piece = b.split_to(n.min(b.len()));
-                    let end = last && b.is_empty();
-                    send.send_data(piece, end).map_err(crate::tunnel::io_error)?;
-                    if b.is_empty() {
-                        return Ok(end);
-                    }
+            Self::H2(send) => loop {
+                let n = granted(send, b.len()).await?;
+                let piece = b.split_to(n.min(b.len()));
+                let end = last && b.is_empty();
+                send.send_data(piece, end).map_err(crate::tunnel::io_error)?;
+                if b.is_empty() {
+                    return Ok(end);
                 }
-            }
+            },
         }
     }
 

@@ -114,7 +114,11 @@ impl Decoder {
 /// A line without its CRLF, if it is there.
 fn line(buf: &mut BytesMut) -> Result<Option<Bytes>, BodyError> {
     let Some(lf) = buf.iter().take(MAX_CHUNK_LINE).position(|b| *b == b'\n') else {
-        return if buf.len() >= MAX_CHUNK_LINE { Err(BodyError::Malformed("chunk size line is too long")) } else { Ok(None) };
+        return if buf.len() >= MAX_CHUNK_LINE {
+            Err(BodyError::Malformed("chunk size line is too long"))
+        } else {
+            Ok(None)
+        };
     };
     let mut l = buf.split_to(lf + 1);
     if lf == 0 || l.get(lf - 1) != Some(&b'\r') {

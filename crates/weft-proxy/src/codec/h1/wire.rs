@@ -4,8 +4,7 @@
 
 use std::{
     cell::RefCell,
-    io,
-    mem,
+    io, mem,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
@@ -14,7 +13,11 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
-use super::{decode::{Decoder, Step}, parse::{self, HeadError}, write};
+use super::{
+    decode::{Decoder, Step},
+    parse::{self, HeadError},
+    write,
+};
 use crate::{
     codec::{BodyError, Frame, Framing},
     io::{Io, READ_SIZE},
@@ -110,7 +113,12 @@ impl Wire {
 
     /// Neither received nor unsent bytes, and the peer silent: fit for another exchange.
     pub(crate) fn is_quiet(&self) -> bool {
-        !self.broken && !self.eof && self.rbuf.is_empty() && self.wbuf.is_empty() && self.big.is_empty() && self.io.is_quiet()
+        !self.broken
+            && !self.eof
+            && self.rbuf.is_empty()
+            && self.wbuf.is_empty()
+            && self.big.is_empty()
+            && self.io.is_quiet()
     }
 
     /// Ends it as a reset.
@@ -291,7 +299,10 @@ impl Wire {
                 ready!(io.poll_write(cx, &self.wbuf))?
             } else {
                 let both = [io::IoSlice::new(&self.wbuf), io::IoSlice::new(&self.big)];
-                ready!(io.poll_write_vectored(cx, if self.wbuf.is_empty() { both.get(1..).unwrap_or(&both) } else { &both }))?
+                ready!(io.poll_write_vectored(
+                    cx,
+                    if self.wbuf.is_empty() { both.get(1..).unwrap_or(&both) } else { &both }
+                ))?
             };
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
