@@ -107,7 +107,7 @@ mod tests {
             assert_eq!(parse_seconds(&seconds(Wall::secs(s))), Some(Wall::secs(s)));
         }
         let now = Wall::secs(1_000_000);
-        let ago = |s| age(&seconds(Wall::secs(1_000_000 - s)), now);
+        let ago = |s: i64| age(&seconds(Wall::secs(1_000_000 - s)), now);
         assert_eq!([ago(5), ago(119), ago(120), ago(7300), ago(200_000)], ["5s", "119s", "2m", "2h", "2d"]);
         assert_eq!(age("", now), "<unknown>");
     }

@@ -1,0 +1,91 @@
+use std::time::Duration;
+
+use serde_json::json;
+use weft_snapshot::fragment::Collection;
+
+use crate::kit::{Mesh, Proxy, attach, register};
+
+#[tokio::test]
+async fn a_restart_empties_no_service_and_resends_nothing() {
+    let mesh = Mesh::on_redb(tempfile::tempdir().unwrap()).await;
+    let (td, token) = (mesh.server.control().authority.trust_domain(), mesh.token.clone());
+    let web = mesh.join("shop", "web").await;
+    let mut streams = Vec::new();
+    for i in 0..20 {
+        streams.push(attach(&mesh, &web, register("shop", "web", &format!("web-{i}"))).await.0);
+    }
+    mesh.apply("{apiVersion: weft.dev/v1, kind: MeshDefaults, metadata: {name: default}, spec: {authorization: deny}}")
+        .await;
+    let service = "shop/web".parse::<weft_model::ServiceKey>().unwrap();
+    let collections =
+        [Collection::Service(service.clone()), Collection::Endpoints(service), Collection::Bundle(td.clone())];
+    let mut proxy = Proxy::open(mesh.channel(&web), "shop/web/n1/web-0", collections.clone()).await;
+    proxy.until(|f| f.get(&collections[1]).is_some_and(|e| e.len() == 20)).await;
+    let first = proxy.received;
+    assert!(first > 1000, "{first} bytes");
+    let path = "/apis/weft.dev/v1/meshdefaults/default";
+    let before = mesh.until(path, |v| !v["status"].is_null()).await;
+    let (_, services) = mesh.get("/weft/v1/services").await;
+    let revision = mesh.server.control().replica.state().revision;
+    let Proxy { mut client, .. } = proxy;
+    drop(streams);
+    let dir = mesh.stop().await;
+
+    let mesh = Mesh::on_redb(dir).await;
+    assert!(!mesh.server.first_start);
+    assert_eq!(mesh.server.control().authority.trust_domain(), td);
+    assert_eq!(mesh.token, token);
+    let now = mesh.server.control().replica.state().revision;
+    // the server's own identity is one commit
+    assert!(now.incarnation == revision.incarnation && now.n <= revision.n + 2, "{revision} became {now}");
+    let (_, after) = mesh.get("/weft/v1/services").await;
+    assert_eq!(after["services"], services["services"]);
+    assert_eq!(after["services"][0]["instances"]["passing"], 20);
+    assert_eq!(mesh.get(path).await.1, before);
+    // whoever comes back says what it has, and gets nothing of it again
+    client.disconnect();
+    let mut proxy = Proxy::reopen(mesh.channel(&web), client).await;
+    proxy.until(|f| f.get(&collections[1]).is_some_and(|e| e.len() == 20)).await;
+    assert!(proxy.received < 300, "{} of {first} bytes were sent again", proxy.received);
+    let (_, metrics) = mesh.get("/metrics").await;
+    let sent = metrics.as_str().unwrap().lines().find(|l| l.starts_with("weft_control_sent_bytes_total")).unwrap();
+    assert!(sent.split(' ').nth(1).unwrap().parse::<usize>().unwrap() < 300, "{sent}");
+}
+
+#[tokio::test]
+async fn a_server_that_drains_lets_its_streams_go() {
+    let mesh = Mesh::start().await;
+    let web = mesh.join("shop", "web").await;
+    let (mut attached, _) = attach(&mesh, &web, register("shop", "web", "web-1")).await;
+    let (_, ready) = mesh.get("/healthz/ready").await;
+    assert_eq!(ready, json!("ok"));
+    let stopped = tokio::time::timeout(Duration::from_secs(10), mesh.stop());
+    let (stopped, reply) = tokio::join!(stopped, attached.reply());
+    assert!(stopped.is_ok());
+    assert!(matches!(reply, weft_wire::v1::attach_reply::Message::Lost(_)));
+}
+
+/// The process is killed: nothing is drained, the file is what was synced.
+#[tokio::test]
+async fn a_killed_server_comes_back_with_everything_that_it_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let mesh = Mesh::on_redb(dir).await;
+    let policy = |i: usize| {
+        format!(
+            "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p{i}, namespace: shop}}, spec: {{}}}}"
+        )
+    };
+    for i in 0..10 {
+        mesh.apply(&policy(i)).await;
+    }
+    // as the disk has it at this moment, while the server still runs
+    std::fs::create_dir(copy.path().join("data")).unwrap();
+    for entry in std::fs::read_dir(mesh.dir.path().join("data")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join("data").join(entry.file_name())).unwrap();
+    }
+    let revived = Mesh::on_redb(copy).await;
+    let (_, list) = revived.get("/apis/security.istio.io/v1/authorizationpolicies").await;
+    assert_eq!(list["items"].as_array().unwrap().len(), 10);
+}
