@@ -1,6 +1,9 @@
 //! `gen` writes what is generated; `gen --check` compares and writes nothing.
 
-use crate::{features, run, tidy, workspace};
+use crate::{
+    features, run, tidy,
+    workspace::{self, Workspace},
+};
 use anyhow::{Context as _, Result, bail};
 use std::path::Path;
 
@@ -38,6 +41,8 @@ fn proto(root: &Path, check: bool) -> Result<()> {
     }
     let mut cargo = run::cargo(root);
     cargo.args(["run", "--quiet", "--locked", "--manifest-path", PROTO_GENERATOR, "--"]);
+    // Beside our own build, never in the source tree.
+    cargo.env("CARGO_TARGET_DIR", Workspace::load()?.target.join("gen-proto"));
     if check {
         cargo.arg("--check");
     }
