@@ -328,7 +328,7 @@ impl Sessions {
                 Some(seq) => inner.session.has_applied(c, seq).unwrap_or(true),
                 None => true,
             };
-            if inner.session.is_current(&published.collections) || mine.iter().all(|c| has(c)) {
+            if inner.session.is_current(&published.collections) || mine.iter().all(has) {
                 applied += 1;
             }
         }
