@@ -7,11 +7,13 @@
 
 #[cfg(test)]
 mod arbitrary;
+mod codec;
 pub mod delta;
 pub mod fragment;
 pub mod grpc;
 pub mod hello;
 pub mod name;
+pub mod observe;
 pub mod pb;
 
 /// Our own messages.

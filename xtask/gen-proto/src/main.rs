@@ -53,6 +53,7 @@ fn generate(wire: &Path, out: &Path) -> anyhow::Result<()> {
         .skip_debug(["weft.v1.JoinRequest"]);
     tonic_prost_build::configure()
         .out_dir(out)
+        .codec_path("crate::codec::Small")
         .compile_well_known_types(true)
         .emit_rerun_if_changed(false)
         .compile_fds_with_config(descriptors, config)

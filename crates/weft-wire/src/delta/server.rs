@@ -423,7 +423,9 @@ impl Session {
         let (mut progress, mut whole) = (false, None);
         for crate::v1::Rejection { resource, reason } in set.rejections {
             let named = plan::collection_of(&resource);
-            let changed = named.as_ref().is_some_and(|c| self.dirty.contains(c) || !self.subscribed.contains_key(c));
+            let left = self.subscriptions_seq > set.commit.subscriptions_seq;
+            let changed =
+                named.as_ref().is_some_and(|c| self.dirty.contains(c) || (left && !self.subscribed.contains_key(c)));
             let entry = named.as_ref().and_then(|c| all.get(c)).and_then(|ring| ring.entries.get(&*resource));
             let again = self.held.get(&*resource).is_some_and(|h| h.seq >= set.seq);
             match named {

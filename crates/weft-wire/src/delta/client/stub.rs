@@ -41,7 +41,7 @@ pub fn fill(
                     policies: vec![Policy {
                         origin: origin("Inbound", uid.as_str()),
                         action: Action::Deny,
-                        rules: vec![Rule::default()],
+                        rules: vec![Rule { unresolved: Some(format!("rejected: {why}").into()), ..Rule::default() }],
                     }],
                 });
                 state.put_stub(&name.collection, stub, undo);
