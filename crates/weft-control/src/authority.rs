@@ -25,6 +25,8 @@ pub struct Authority {
     replica: Arc<Replica>,
     kek: Kek,
     leaf_ttl: Duration,
+    /// Of the server's own certificate, for clients that check names.
+    dns_names: Vec<String>,
     wall: WallClock,
     signer: ArcSwap<Signing>,
     /// `None` until the server has an identity of its own.
@@ -40,6 +42,7 @@ pub struct Signing {
 /// The server's own side of 15012.
 struct Serving {
     tls: Arc<rustls::ServerConfig>,
+    https: Arc<rustls::ServerConfig>,
     renew_at: Wall,
 }
 
@@ -72,10 +75,17 @@ pub enum IssueFailure {
 // === impl Authority ===
 
 impl Authority {
-    pub fn open(replica: Arc<Replica>, kek: Kek, leaf_ttl: Duration, wall: WallClock) -> Result<Self, AuthorityError> {
+    pub fn open(
+        replica: Arc<Replica>,
+        kek: Kek,
+        leaf_ttl: Duration,
+        mut dns_names: Vec<String>,
+        wall: WallClock,
+    ) -> Result<Self, AuthorityError> {
+        dns_names.push("localhost".into());
         let signing = signing(&replica.state(), &kek, wall.now())?;
         let (signer, serving) = (ArcSwap::from_pointee(signing), ArcSwap::from_pointee(None));
-        Ok(Self { replica, kek, leaf_ttl, wall, signer, serving })
+        Ok(Self { replica, kek, leaf_ttl, dns_names, wall, signer, serving })
     }
 
     pub fn signing(&self) -> Arc<Signing> {
@@ -95,6 +105,11 @@ impl Authority {
         self.serving.load().as_ref().as_ref().map(|s| s.tls.clone())
     }
 
+    /// As [`Authority::tls`], for the HTTP API.
+    pub fn https(&self) -> Option<Arc<rustls::ServerConfig>> {
+        self.serving.load().as_ref().as_ref().map(|s| s.https.clone())
+    }
+
     /// The authorities in the store changed: sign and trust as they say.
     pub fn reopen(&self, state: &State) -> Result<(), AuthorityError> {
         self.signer.store(Arc::new(signing(state, &self.kek, self.wall.now())?));
@@ -106,7 +121,8 @@ impl Authority {
         let signing = self.signing();
         let key = KeyPair::generate().map_err(AuthorityError::Key)?;
         let id = control_plane_id(signing.signer.trust_domain());
-        let issued = self.issue(&id, &key.public_key(), "", None).await.map_err(AuthorityError::Own)?;
+        let request = self.request(&id, &key.public_key(), self.dns_names.clone());
+        let issued = self.issued(&request, "", None).await.map_err(AuthorityError::Own)?;
         let svid: Svid = key.into_svid(issued.chain).map_err(AuthorityError::Svid)?;
         // whoever joins holds a pin only, and must find the root in the chain
         let root = signing.signer.root().certificates().next().cloned();
@@ -114,9 +130,10 @@ impl Authority {
             Some(root) => svid.with_authority(&root).map_err(AuthorityError::Svid)?,
             None => svid,
         };
-        let tls = server_config(&svid, &signing.trust, ClientAuth::Optional, &[ALPN_H2], &self.wall);
+        let serve = |alpn: &[u8]| server_config(&svid, &signing.trust, ClientAuth::Optional, &[alpn], &self.wall);
+        let (tls, https) = (serve(ALPN_H2), serve(b"http/1.1"));
         let renew_at = self.wall.now().plus(issued.not_after.since(self.wall.now()) / 2);
-        self.serving.store(Arc::new(Some(Serving { tls, renew_at })));
+        self.serving.store(Arc::new(Some(Serving { tls, https, renew_at })));
         Ok(())
     }
 
@@ -128,11 +145,17 @@ impl Authority {
         node: &str,
         spend: Option<&JoinToken>,
     ) -> Result<Issued, IssueFailure> {
+        self.issued(&self.request(id, public_key, Vec::new()), node, spend).await
+    }
+
+    fn request(&self, id: &SpiffeId, public_key: &PublicKey, dns_names: Vec<String>) -> Issue {
+        Issue { id: id.clone(), public_key: public_key.clone(), ttl: self.leaf_ttl, dns_names }
+    }
+
+    async fn issued(&self, request: &Issue, node: &str, spend: Option<&JoinToken>) -> Result<Issued, IssueFailure> {
         let signing = self.signing();
         let now = self.wall.now();
-        let request =
-            Issue { id: id.clone(), public_key: public_key.clone(), ttl: self.leaf_ttl, dns_names: Vec::new() };
-        let template = signing.signer.plan(&request, now).map_err(IssueFailure::Issue)?;
+        let template = signing.signer.plan(request, now).map_err(IssueFailure::Issue)?;
         let record = template.record(node);
         let ledger: Key = keys::ledger(&record.serial).into();
         let roots: Vec<_> = signing.trust.bundle.authorities().iter().map(|a| a.key).collect();
@@ -140,7 +163,7 @@ impl Authority {
             let mut draft = Draft::idle(());
             if let Some(bearer) = spend {
                 let stored = state.tokens.get(&bearer.id);
-                match token::spend(stored.map(|s| &*s.value), bearer, id, public_key, &roots, now)? {
+                match token::spend(stored.map(|s| &*s.value), bearer, &request.id, &request.public_key, &roots, now)? {
                     Verdict::Again => {}
                     Verdict::Spend(spent) => {
                         let key = keys::token(&bearer.id);

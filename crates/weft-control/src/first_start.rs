@@ -19,6 +19,8 @@ use crate::keys::{self, AdminRecord, MeshRecord};
 
 pub const KEK_FILE: &str = "kek";
 pub const TOKEN_FILE: &str = "admin.token";
+/// The mesh's authorities, for clients outside it: `kubectl --certificate-authority`.
+pub const BUNDLE_FILE: &str = "ca.pem";
 
 /// What a start found or made.
 #[derive(Debug)]
@@ -97,6 +99,11 @@ pub fn start(store: &dyn Store, data: &Path, now: Wall, txn_id: TxnId) -> Result
         .put(keys::SIGNING, Format::Raw.wrap(&first.signing.encode()));
     store.commit(txn).map_err(StartError::Commit)?;
     Ok(Started { kek, first: true })
+}
+
+/// For clients outside the mesh. Nothing secret.
+pub fn write_bundle(data: &Path, pem: &str) -> Result<(), StartError> {
+    write_secret(&data.join(BUNDLE_FILE), pem.as_bytes())
 }
 
 fn read_kek(path: &Path) -> Result<Kek, StartError> {

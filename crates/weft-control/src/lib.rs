@@ -25,5 +25,6 @@ pub mod status;
 
 mod catalog;
 mod housekeeping;
+mod https;
 
 pub use server::{Addresses, Config, Server, ServerError, StoreKind};

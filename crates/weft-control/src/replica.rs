@@ -114,16 +114,20 @@ impl Replica {
         why: &str,
         mut planner: impl FnMut(&State, TxnId) -> Result<Draft<T>, E>,
     ) -> Result<Committed<T>, CommitFailure<E>> {
+        let mut caught_up = None;
         for _ in 0..MAX_ATTEMPTS {
-            let state = self.state();
+            let mut state = self.state();
             let txn_id = self.txn_id();
-            let planned = planner(&state, txn_id);
-            // what commits nothing cannot conflict, so it counts only on a state that is not behind
-            let idle = planned.as_ref().map_or(true, |d| d.writes.is_empty());
-            if idle && state.revision < self.store.head().map_err(CommitFailure::Read)?.revision {
-                self.fresh::<E>().await?;
-                continue;
+            let mut planned = planner(&state, txn_id);
+            let is_idle = |p: &Result<Draft<T>, E>| p.as_ref().map_or(true, |d| d.writes.is_empty());
+            // what commits nothing cannot conflict, so it counts only on a state that has what was committed before it
+            // was asked for
+            if is_idle(&planned) && caught_up.is_none_or(|head| state.revision < head) {
+                state = self.fresh().await?;
+                caught_up = Some(state.revision);
+                planned = planner(&state, txn_id);
             }
+            let idle = is_idle(&planned);
             let draft = planned.map_err(CommitFailure::Refused)?;
             if idle {
                 return Ok(Committed { revision: state.revision, reply: draft.reply, changed: false });

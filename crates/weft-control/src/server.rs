@@ -26,6 +26,7 @@ use crate::{
     api::{self, observe, observe::Observers, peer::Peer, workload, xds},
     authority::{Authority, AuthorityError},
     first_start::{self, StartError},
+    https::MaybeTls,
     liveness::Liveness,
     metrics::Metrics,
     publish::{self, Publisher},
@@ -51,6 +52,8 @@ pub struct Config {
     /// Reads over HTTP need no token.
     pub open_reads: bool,
     pub leaf_ttl: Duration,
+    /// Under which clients outside the mesh may find the HTTP API, beside `localhost`.
+    pub dns_names: Vec<String>,
     /// Names this replica in leases; the same after a restart.
     pub server_id: String,
     pub clock: Clock,
@@ -92,7 +95,10 @@ pub struct Control {
 pub struct Server {
     control: Arc<Control>,
     addresses: Addresses,
-    tasks: Tasks,
+    /// What answers, and ends when it is told to.
+    serving: Tasks,
+    /// Loops without an end of their own.
+    loops: Tasks,
     drain: drain::Trigger,
     fatal: mpsc::Receiver<String>,
     /// Whether this start made the mesh.
@@ -129,6 +135,7 @@ impl Default for Config {
             socket: None,
             open_reads: false,
             leaf_ttl: weft_ca::template::DEFAULT_TTL,
+            dns_names: Vec::new(),
             server_id: "server".into(),
             clock: Clock::real(),
             dice: Dice::from_os(),
@@ -158,7 +165,7 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let (world, revision) = (state.world.clone(), state.revision);
         let replica = Arc::new(Replica::new(store, clock.clone(), dice.split(), state));
-        let authority = Authority::open(replica.clone(), started.kek, config.leaf_ttl, wall.clone());
+        let authority = Authority::open(replica.clone(), started.kek, config.leaf_ttl, config.dns_names, wall.clone());
         let authority = Arc::new(authority.map_err(ServerError::Authority)?);
         let bundle = publish::bundle(&authority);
         let sessions = Arc::new(Sessions::new(world, revision, bundle, clock.clone(), metrics.clone()));
@@ -180,7 +187,7 @@ impl Server {
             addresses: OnceLock::new(),
         });
 
-        let mut tasks = Tasks::new();
+        let (mut loops, mut serving) = (Tasks::new(), Tasks::new());
         let (die, fatal) = mpsc::channel(1);
         let publisher = Publisher {
             replica: replica.clone(),
@@ -190,17 +197,18 @@ impl Server {
             statuses: statuses.clone(),
             metrics: metrics.clone(),
         };
-        tasks.spawn("publisher", async move {
+        loops.spawn("publisher", async move {
             let ended = publisher.run().await.map_err(|e| weft_rt::log::chain(&e).to_string());
             if let Err(why) = ended {
                 let _ = die.send(why).await;
             }
         });
         authority.renew_own().await.map_err(ServerError::Authority)?;
-        tasks.spawn("authority", authority.clone().tend());
-        tasks.spawn("liveness", liveness.run());
-        tasks.spawn("statuses", statuses.run(replica.clone(), metrics));
-        tasks.spawn("housekeeping", crate::housekeeping::run(replica));
+        first_start::write_bundle(&config.data, &authority.signing().trust.bundle.to_pem())?;
+        loops.spawn("authority", authority.clone().tend());
+        loops.spawn("liveness", liveness.run());
+        loops.spawn("statuses", statuses.run(replica.clone(), metrics));
+        loops.spawn("housekeeping", crate::housekeeping::run(replica));
 
         let http = listen(&config.http)?;
         let mesh = listen(&config.mesh)?;
@@ -215,21 +223,22 @@ impl Server {
         };
         let _ = control.addresses.set(addresses.clone());
         let router = api::router(control.clone());
+        let secure = control.authority.clone();
         let mut observer = control.draining.clone();
-        tasks.spawn("http", async move {
-            let serve = axum::serve(HttpListener(http), router);
+        serving.spawn("http", async move {
+            let serve = axum::serve(HttpListener(http, secure), router);
             let _ = serve.with_graceful_shutdown(async move { observer.draining().await }).await;
         });
         let (peers, incoming) = mpsc::channel(16);
-        tasks.spawn("mesh accept", accept_mesh(mesh, control.clone(), wall, peers));
-        tasks.spawn("mesh", serve_grpc(control.clone(), incoming));
+        serving.spawn("mesh accept", accept_mesh(mesh, control.clone(), wall, peers));
+        serving.spawn("mesh", serve_grpc(control.clone(), incoming));
         if let Some(socket) = socket {
             let (peers, incoming) = mpsc::channel(16);
-            tasks.spawn("socket accept", accept_socket(socket, control.clone(), peers));
-            tasks.spawn("socket", serve_grpc(control.clone(), incoming));
+            serving.spawn("socket accept", accept_socket(socket, control.clone(), peers));
+            serving.spawn("socket", serve_grpc(control.clone(), incoming));
         }
         tracing::info!(http = %addresses.http, mesh = %addresses.mesh, "server ready");
-        Ok(Self { control, addresses, tasks, drain, fatal, first_start: started.first })
+        Ok(Self { control, addresses, serving, loops, drain, fatal, first_start: started.first })
     }
 
     pub fn addresses(&self) -> &Addresses {
@@ -251,12 +260,14 @@ impl Server {
     /// Tells every stream, and ends, at the latest at the deadline. Nothing in the store is touched: a server that comes
     /// back finds everything as it was.
     pub async fn drain(self, deadline: Duration) {
-        let Self { control, tasks, drain, .. } = self;
+        let Self { control, serving, loops, drain, .. } = self;
+        // nobody holds a watch: streams observe the phase and end
         drain.drain(deadline).await;
-        // what is left are loops without an end of their own
-        let ended = tasks.drain(deadline.min(Duration::from_millis(200))).await;
-        if !ended.panicked.is_empty() {
-            tracing::error!(tasks = ended.panicked.join(" "), "tasks had panicked");
+        let answering = serving.drain(deadline).await;
+        let looping = loops.drain(Duration::ZERO).await;
+        let panicked: Vec<_> = answering.panicked.into_iter().chain(looping.panicked).collect();
+        if !panicked.is_empty() {
+            tracing::error!(tasks = panicked.join(" "), "tasks had panicked");
         }
         drop(control);
     }
@@ -383,16 +394,16 @@ where
     }
 }
 
-struct HttpListener(Listener);
+struct HttpListener(Listener, Arc<Authority>);
 
 impl axum::serve::Listener for HttpListener {
-    type Io = Stream;
+    type Io = MaybeTls;
     type Addr = Addr;
 
-    async fn accept(&mut self) -> (Stream, Addr) {
+    async fn accept(&mut self) -> (MaybeTls, Addr) {
         loop {
             match self.0.accept().await {
-                Ok((stream, _)) => return (stream, self.0.addr().clone()),
+                Ok((stream, _)) => return (MaybeTls::new(stream, self.1.https()), self.0.addr().clone()),
                 Err(e) => accept_failed(&e).await,
             }
         }

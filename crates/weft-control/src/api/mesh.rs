@@ -11,7 +11,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use weft_model::{Health, Name, Revision, ServiceKey, Uid};
-use weft_registry::{Holder, Instance, Op, Stored, plan::Target};
+use weft_registry::{Holder, Instance, Op, PlanError, Stored, plan::Target};
 use weft_wire::v1::{DecisionFilter, Recent, Stats, Why, server_ask::Ask};
 
 use super::{
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     documents::DocumentError,
+    replica::CommitFailure,
     server::Control,
     sessions::{Acked, Standing},
     state,
@@ -378,7 +379,10 @@ pub async fn maintenance(State(control): Shared, Json(body): Json<Maintenance>) 
         _ => return Err(Failure::bad_request("name either a node or a uid")),
     };
     let op = Op::Maintenance { of, reason: body.reason.as_deref().map(Into::into) };
-    let done = control.replica.register("admin", op).await.map_err(|e| Failure::of_commit(&e))?;
+    let done = control.replica.register("admin", op).await.map_err(|e| match &e {
+        CommitFailure::Refused(PlanError::NoNode(_) | PlanError::NoInstance(_)) => Failure::not_found(e.told()),
+        _ => Failure::of_commit(&e),
+    })?;
     Ok(Json(json!({ "revision": done.revision.to_string() })).into_response())
 }
 

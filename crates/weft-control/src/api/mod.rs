@@ -2,6 +2,10 @@
 //!
 //! # HTTP
 //!
+//! The port speaks HTTP/1.1 and, to whoever begins with TLS, HTTPS with the mesh's own certificate for `localhost` and
+//! `Config::dns_names` (`<data>/ca.pem` verifies it): `kubectl --server=https://localhost:8500
+//! --certificate-authority=<data>/ca.pem --token=$(cat <data>/admin.token)`.
+//!
 //! `Authorization: Bearer <admin token>` on every route but `/healthz/*` and `/version`: 401 without one, 403 with a
 //! wrong one. `Config::open_reads` lets reads pass without. JSON unless said otherwise. Errors are Kubernetes `Status`
 //! objects: `{kind:"Status", apiVersion:"v1", status:"Failure", reason, message, code, details:{causes:[{reason, message,

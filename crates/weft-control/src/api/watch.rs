@@ -91,6 +91,8 @@ impl Following {
                 entries = poll_fn(|cx| self.watch.poll_next(cx)) => match entries {
                     Ok(entries) => for entry in entries {
                         self.at = entry.revision.n;
+                        // statuses are read off the state, which follows the same log
+                        self.control.replica.reached(entry.revision).await?;
                         let events: Vec<_> = entry.changes.iter().filter_map(|c| self.event(c)).collect();
                         self.pending.extend(events);
                     },

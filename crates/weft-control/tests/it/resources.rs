@@ -223,3 +223,58 @@ async fn discovery_names_every_kind() {
     let (_, namespaces) = mesh.get("/api/v1/namespaces").await;
     assert!(namespaces["items"].as_array().unwrap().iter().any(|n| n["metadata"]["name"] == "default"));
 }
+
+/// `kubectl` sends its token over TLS only.
+#[tokio::test]
+async fn the_api_speaks_https_on_the_same_port() {
+    use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+    let mesh = Mesh::start().await;
+    let mut roots = rustls::RootCertStore::empty();
+    for cert in CertificateDer::pem_file_iter(mesh.dir.path().join("data/ca.pem")).unwrap() {
+        roots.add(cert.unwrap()).unwrap();
+    }
+    let config = rustls::ClientConfig::builder_with_provider(weft_identity::provider().clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let io = tokio::net::TcpStream::connect(mesh.server.addresses().http).await.unwrap();
+    let tls = connector.connect("localhost".try_into().unwrap(), io).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(tls);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    let mut tasks = weft_rt::Tasks::new();
+    tasks.spawn("connection", async move { drop(connection.await) });
+    let request =
+        Request::get("/version").header("host", "localhost").body(http_body_util::Empty::<hyper::body::Bytes>::new());
+    let response = sender.send_request(request.unwrap()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    // and a peer that sends half a handshake holds up nobody
+    let _stuck = {
+        use std::io::Write as _;
+        let mut io = std::net::TcpStream::connect(mesh.server.addresses().http).unwrap();
+        io.write_all(&[0x16, 3]).unwrap();
+        io
+    };
+    assert_eq!(mesh.get("/version").await.0, 200);
+}
+
+#[tokio::test]
+async fn reg_01_operators_take_out_and_bring_back() {
+    let mesh = Mesh::start().await;
+    let web = mesh.join("shop", "web").await;
+    let (_attached, _) = crate::kit::attach(&mesh, &web, crate::kit::register("shop", "web", "web-1")).await;
+    let put = async |body: Value| mesh.http(Method::PUT, "/weft/v1/maintenance", body.to_string()).await;
+    let health = async || mesh.get("/weft/v1/endpoints").await.1["endpoints"][0]["health"].clone();
+    assert_eq!(put(json!({ "uid": "shop/web/n1/web-1", "reason": "disk" })).await.0, 200);
+    assert_eq!(health().await, "maintenance");
+    assert_eq!(put(json!({ "uid": "shop/web/n1/web-1", "reason": null })).await.0, 200);
+    assert_eq!(put(json!({ "node": "n1", "reason": "kernel" })).await.0, 200);
+    assert_eq!(health().await, "maintenance");
+    assert_eq!(put(json!({ "node": "n1" })).await.0, 200);
+    assert_eq!(health().await, "passing");
+    assert_eq!(put(json!({ "node": "n9", "reason": "x" })).await.0, 404);
+    assert_eq!(put(json!({ "reason": "x" })).await.0, 400);
+    let (_, nodes) = mesh.get("/weft/v1/nodes").await;
+    assert_eq!(nodes["nodes"][0]["instances"], 1);
+}
