@@ -7,8 +7,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use weft_wire::{
     grpc::{Channel, Status, Streaming, WorkloadApiClient},
     v1::{
-        AttachReply, AttachRequest, CheckResult, Deregister, Drain, Drained, Register, RenewLease, attach_reply::Message as Reply,
-        attach_request::Message,
+        AttachReply, AttachRequest, CheckResult, Deregister, Drain, Drained, Register, RenewLease,
+        attach_reply::Message as Reply, attach_request::Message,
     },
 };
 

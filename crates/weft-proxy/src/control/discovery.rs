@@ -1,10 +1,6 @@
 //! What this proxy is told: the delta stream, and the snapshot that each complete set of it becomes.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -46,9 +42,10 @@ impl Discovery {
         wanted: watch::Receiver<BTreeSet<ServiceKey>>,
         kept: Option<Kept>,
     ) -> (Self, watch::Receiver<Arc<Snapshot>>) {
-        let restored = kept.as_ref().and_then(Kept::configuration).map(|saved| {
-            Client::restore(uid.as_str(), saved.into(), |set| build(None, set))
-        });
+        let restored = kept
+            .as_ref()
+            .and_then(Kept::configuration)
+            .map(|saved| Client::restore(uid.as_str(), saved.into(), |set| build(None, set)));
         let (mut client, first) = match restored {
             Some(Ok((client, snapshot))) => (client, snapshot),
             Some(Err(e)) => {
@@ -131,7 +128,11 @@ impl Discovery {
             }
             Event::Rejected(rejections) => {
                 for r in rejections {
-                    tracing::error!(resource = r.resource, reason = r.reason, "configuration rejected: the last good one stays");
+                    tracing::error!(
+                        resource = r.resource,
+                        reason = r.reason,
+                        "configuration rejected: the last good one stays"
+                    );
                 }
             }
         }
@@ -164,9 +165,8 @@ impl Discovery {
             _ => None,
         });
         let ports = routes.flat_map(|r| r.ports.values());
-        let backends = ports.flat_map(|p| {
-            p.http.iter().flat_map(|r| &r.backends).chain(p.tcp.iter().flat_map(|r| &r.backends))
-        });
+        let backends =
+            ports.flat_map(|p| p.http.iter().flat_map(|r| &r.backends).chain(p.tcp.iter().flat_map(|r| &r.backends)));
         let services = backends.filter_map(|b| match &b.target {
             Target::Service { key, .. } => Some(key.clone()),
             Target::Unresolved { .. } => None,

@@ -66,7 +66,9 @@ impl Identity {
             match rotate::plan(now, &state) {
                 Step::Wait(for_) => tokio::time::sleep(for_).await,
                 Step::Expired { retry_in } if !retry_in.is_zero() => {
-                    tracing::error!("the identity of this workload has expired: its connections are refused until the control plane answers");
+                    tracing::error!(
+                        "the identity of this workload has expired: its connections are refused until the control plane answers"
+                    );
                     tokio::time::sleep(retry_in.min(rotate::RECHECK)).await;
                 }
                 Step::Renew | Step::Expired { .. } => match renewed(&channel).await {

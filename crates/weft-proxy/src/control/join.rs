@@ -24,7 +24,10 @@ pub struct JoinToken {
 /// How this workload proves that it may have its first identity.
 #[derive(Debug, Clone)]
 pub enum Proof {
-    Token { server: SocketAddr, token: JoinToken },
+    Token {
+        server: SocketAddr,
+        token: JoinToken,
+    },
     /// The Unix socket of a server on this host that trusts this user.
     Socket(PathBuf),
 }
@@ -139,9 +142,11 @@ impl Proof {
             None => status.message().to_owned(),
         };
         match status.code() {
-            Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound => {
-                JoinError::Refused(status.message().into())
-            }
+            Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::NotFound => JoinError::Refused(status.message().into()),
             // the pinned root is not what answered: another server, or somebody in between
             _ if why.contains("pin") => JoinError::Foreign { server: self.server(), why },
             _ => JoinError::Unreachable { server: self.server(), why },

@@ -19,13 +19,13 @@ use weft_rt::{Clock, Dice, Tasks};
 use weft_snapshot::snapshot::Snapshot;
 use weft_wire::v1::{CheckResult, Drained, Register};
 
+use self::{attach::Attachment, attach::Command, discovery::Discovery, identity::Identity, kept::Kept};
 pub use self::{
     attach::Standing,
     join::{Claim, JoinError, JoinToken, Proof, TokenError},
     kept::KeptError,
     observe::Answers,
 };
-use self::{attach::Attachment, attach::Command, discovery::Discovery, identity::Identity, kept::Kept};
 use crate::tls::Credentials;
 
 /// Whom to be, and where the control plane is.
@@ -81,11 +81,22 @@ pub struct Control {
 }
 
 /// Gets the workload an identity: a kept one, or a new one. Waits for a control plane that is away, telling `waiting`.
-pub async fn join(config: Config, clock: Clock, dice: Dice, waiting: impl FnMut(&JoinError)) -> Result<Joined, StartError> {
+pub async fn join(
+    config: Config,
+    clock: Clock,
+    dice: Dice,
+    waiting: impl FnMut(&JoinError),
+) -> Result<Joined, StartError> {
     let kept = config.state.as_deref().map(Kept::open).transpose()?;
     let (published, credentials) = watch::channel(None);
-    let mut identity =
-        Identity { proof: config.proof.clone(), claim: config.claim.clone(), clock: clock.clone(), dice, kept, published };
+    let mut identity = Identity {
+        proof: config.proof.clone(),
+        claim: config.claim.clone(),
+        clock: clock.clone(),
+        dice,
+        kept,
+        published,
+    };
     let rotation = identity.first(waiting).await?;
     let trust_domain = credentials.borrow().as_ref().map(|c| c.svid.id().trust_domain());
     let trust_domain = trust_domain.ok_or_else(|| StartError::Channel("there is no identity".into()))?;

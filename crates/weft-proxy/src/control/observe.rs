@@ -38,7 +38,10 @@ async fn once(channel: &Channel, uid: &str, answers: &Answers) -> Result<(), Sta
     while let Some(ServerAsk { ask_id, ask }) = asks.message().await? {
         let answer = match &ask {
             Some(ask) => answers(ask),
-            None => Answer { error: "this proxy does not know the question: it is older than the server".into(), ..Answer::default() },
+            None => Answer {
+                error: "this proxy does not know the question: it is older than the server".into(),
+                ..Answer::default()
+            },
         };
         say(Report::Answer(Answer { ask_id, ..answer })).await?;
     }

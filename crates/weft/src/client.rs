@@ -1,0 +1,216 @@
+//! The command line's way to the server's HTTP API, and how it ends when that fails.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, StatusCode, body::Bytes, header};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use crate::{cli, place};
+
+/// How long connecting may take; loopback or a rack away.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// How a verb ends when it does not end well. The number is the process's exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// 1: what was typed.
+    #[error("{0}")]
+    Usage(String),
+    /// 2: the server, or what was checked, said no.
+    #[error("{0}")]
+    Problem(String),
+    /// 3: nobody answered.
+    #[error("cannot reach a weft server at {server}: {why}; is it running? `weft dev` starts one, --server or WEFT_SERVER name another")]
+    Unreachable { server: String, why: String },
+}
+
+impl Failed {
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 1,
+            Self::Problem(_) => 2,
+            Self::Unreachable { .. } => 3,
+        }
+    }
+}
+
+/// A server, and the token to show it.
+pub struct Api {
+    addr: SocketAddr,
+    token: Option<String>,
+}
+
+/// A reply: status and JSON (null where the body is none).
+pub struct Reply {
+    pub status: StatusCode,
+    pub json: Value,
+    pub text: String,
+}
+
+impl Api {
+    /// From flags, else from the `weft dev` of this user, else the default address with `./.weft/admin.token`.
+    pub fn find(client: &cli::Client) -> Result<Self, Failed> {
+        let dev = place::dev();
+        let addr = match (&client.server, &dev) {
+            (Some(url), _) => address(url)?,
+            (None, Some(dev)) => dev.http,
+            (None, None) => place::DEFAULT_HTTP,
+        };
+        let implied = || -> Option<PathBuf> {
+            let of_dev = dev.as_ref().filter(|d| d.http == addr).map(|d| d.admin_token.clone());
+            of_dev.or_else(|| Some(place::DEFAULT_DATA.join("admin.token")).filter(|p| p.exists()))
+        };
+        let token = match client.token_file.clone().or_else(implied) {
+            None => None,
+            Some(file) => Some(
+                std::fs::read_to_string(&file)
+                    .map_err(|e| Failed::Usage(format!("cannot read the token file {}: {e}", file.display())))?
+                    .trim()
+                    .to_owned(),
+            ),
+        };
+        Ok(Self { addr, token })
+    }
+
+    pub fn at(addr: SocketAddr, token: Option<String>) -> Self {
+        Self { addr, token }
+    }
+
+    pub async fn get(&self, path: &str) -> Result<Value, Failed> {
+        self.send(Method::GET, path, None).await?.good()
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Failed> {
+        self.send(Method::POST, path, Some(body)).await?.good()
+    }
+
+    pub async fn delete(&self, path: &str) -> Result<Value, Failed> {
+        self.send(Method::DELETE, path, None).await?.good()
+    }
+
+    /// One request on a connection of its own.
+    pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Reply, Failed> {
+        let body = body.map(|json| ("application/json", json.to_string()));
+        self.exchange(method, path, body).await
+    }
+
+    /// Documents as they were typed.
+    pub async fn send_text(&self, method: Method, path: &str, documents: String) -> Result<Reply, Failed> {
+        self.exchange(method, path, Some(("application/yaml", documents))).await
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Option<(&str, String)>) -> Result<Reply, Failed> {
+        let response = self.open(method, path, body).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|e| self.unreachable(&e))?.to_bytes();
+        let text = String::from_utf8_lossy(&body).into_owned();
+        Ok(Reply { status, json: serde_json::from_str(&text).unwrap_or(Value::Null), text })
+    }
+
+    /// A reply whose body is read line by line, for watches.
+    pub async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, String)>,
+    ) -> Result<hyper::Response<hyper::body::Incoming>, Failed> {
+        let connected = tokio::time::timeout(CONNECT, TcpStream::connect(self.addr)).await;
+        let io = match connected {
+            Ok(Ok(io)) => io,
+            Ok(Err(e)) => return Err(self.unreachable(&e)),
+            Err(_) => return Err(self.unreachable(&"no answer to the connection")),
+        };
+        let (mut send, driver) =
+            hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(|e| self.unreachable(&e))?;
+        #[expect(clippy::disallowed_methods, reason = "it ends with the connection, and the process with it")]
+        tokio::spawn(driver);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, self.addr.to_string())
+            .header(header::USER_AGENT, concat!("weft/", env!("CARGO_PKG_VERSION")));
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let bytes = match body {
+            Some((kind, text)) => {
+                request = request.header(header::CONTENT_TYPE, kind);
+                Bytes::from(text)
+            }
+            None => Bytes::new(),
+        };
+        let request = request.body(Full::new(bytes)).map_err(|e| Failed::Usage(format!("{path}: {e}")))?;
+        send.send_request(request).await.map_err(|e| self.unreachable(&e))
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.addr
+    }
+
+    fn unreachable(&self, why: &dyn std::fmt::Display) -> Failed {
+        Failed::Unreachable { server: format!("http://{}", self.addr), why: why.to_string() }
+    }
+}
+
+impl Reply {
+    /// The JSON of a success; else what the server said, in its words.
+    pub fn good(self) -> Result<Value, Failed> {
+        if self.status.is_success() {
+            return Ok(self.json);
+        }
+        let said = self.json.get("message").or_else(|| self.json.get("error")).and_then(Value::as_str);
+        let said = said.map_or_else(|| self.text.trim().to_owned(), str::to_owned);
+        Err(Failed::Problem(if said.is_empty() { format!("the server answered {}", self.status) } else { said }))
+    }
+}
+
+/// `http://host:port`, `host:port`, or an address; names are looked up.
+fn address(url: &str) -> Result<SocketAddr, Failed> {
+    use std::net::ToSocketAddrs as _;
+    let bad = |why: String| Failed::Usage(format!("server `{url}`: {why}; write http://HOST:PORT"));
+    if url.starts_with("https://") {
+        return Err(bad("the API speaks plain HTTP".into()));
+    }
+    let host = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let found = host.to_socket_addrs().map_err(|e| bad(e.to_string()))?.next();
+    found.ok_or_else(|| bad("the name has no address".into()))
+}
+
+/// Percent-encodes one path segment or query value.
+pub fn quoted(text: &str) -> String {
+    text.bytes()
+        .map(|b| match b {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),
+            b => format!("%{b:02X}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        assert_eq!(address("http://127.0.0.1:8500/").unwrap().to_string(), "127.0.0.1:8500");
+        assert_eq!(address("127.0.0.1:1").unwrap().port(), 1);
+        assert_eq!(address("https://x:1").unwrap_err().code(), 1);
+        assert!(address("localhost").is_err());
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_exit_code_3() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let err = Api::at(free, None).get("/x").await.unwrap_err();
+        assert_eq!(err.code(), 3);
+        assert!(err.to_string().contains("is it running? `weft dev` starts one"), "{err}");
+    }
+
+    #[test]
+    fn quoting() {
+        assert_eq!(quoted("a/b c%"), "a%2Fb%20c%25");
+    }
+}

@@ -1,0 +1,202 @@
+//! Resources: apply, delete, get, watch, lint.
+
+use std::{io::Read as _, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result};
+use http_body_util::BodyExt as _;
+use hyper::{Method, StatusCode};
+use serde_json::Value;
+use weft_resources::Kind;
+
+use super::print::{self, list, text};
+use crate::{
+    cli,
+    client::{Api, Failed, quoted},
+};
+
+pub async fn apply(flags: cli::Apply) -> Result<u8> {
+    let api = Api::find(&flags.client)?;
+    let dry = if flags.dry_run { "&dryRun=All" } else { "" };
+    let mut code = 0;
+    let mut newest = None;
+    for file in &flags.files {
+        let documents = read(file)?;
+        let path = format!("/weft/v1/apply?namespace={}&file={}{dry}", quoted(&flags.namespace), quoted(&shown(file)));
+        code = code.max(changed(&api, &path, documents, flags.dry_run, &mut newest).await?);
+    }
+    match newest {
+        Some(revision) if flags.wait && code == 0 => wait(&api, &revision, flags.timeout).await,
+        _ => Ok(code),
+    }
+}
+
+pub async fn delete(flags: cli::Delete) -> Result<u8> {
+    let api = Api::find(&flags.client)?;
+    let mut newest = None;
+    let mut code = 0;
+    if let (Some(typed), Some(name)) = (&flags.kind, &flags.name) {
+        let path = format!("{}/{}", collection(typed, Some(&flags.namespace))?, quoted(name));
+        let status = api.delete(&path).await?;
+        println!("{typed}/{}/{name} deleted", flags.namespace);
+        newest = status.pointer("/details/revision").and_then(Value::as_str).map(str::to_owned);
+    }
+    for file in &flags.files {
+        let path = format!("/weft/v1/delete?namespace={}", quoted(&flags.namespace));
+        code = code.max(changed(&api, &path, read(file)?, false, &mut newest).await?);
+    }
+    match newest {
+        Some(revision) if flags.wait && code == 0 => wait(&api, &revision, flags.timeout).await,
+        _ => Ok(code),
+    }
+}
+
+pub async fn get(flags: cli::Get) -> Result<u8> {
+    let api = Api::find(&flags.client)?;
+    let namespace = Some(&flags.namespace).filter(|_| !flags.all_namespaces);
+    let mut path = collection(&flags.kind, namespace)?;
+    if let Some(name) = &flags.name {
+        path = format!("{path}/{}", quoted(name));
+    }
+    let json = api.get(&path).await?;
+    if print::structured(&json, flags.output) {
+        return Ok(0);
+    }
+    let one = [json.clone()];
+    let items = if flags.name.is_some() { &one[..] } else { list(&json, "items") };
+    let rows: Vec<_> = items.iter().map(row).collect();
+    print::table(&["NAMESPACE", "NAME", "GENERATION", "CREATED", "STATUS"], &rows);
+    Ok(0)
+}
+
+pub async fn watch(flags: cli::Watch) -> Result<u8> {
+    let api = Api::find(&flags.client)?;
+    let path = format!("{}?watch=true", collection(&flags.kind, Some(&flags.namespace))?);
+    let reply = api.open(Method::GET, &path, None).await?;
+    if reply.status() != StatusCode::OK {
+        let body = reply.into_body().collect().await?.to_bytes();
+        let json: Value = serde_json::from_slice(&body).unwrap_or_default();
+        return Err(Failed::Problem(text(&json, "message")).into());
+    }
+    let mut body = reply.into_body();
+    let mut pending = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        pending.extend_from_slice(&data);
+        while let Some(at) = pending.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = pending.drain(..=at).collect();
+            let event: Value = serde_json::from_slice(&line)?;
+            let object = event.get("object").cloned().unwrap_or_default();
+            let [namespace, name, generation, ..] = &row(&object)[..] else { continue };
+            println!("{:<9} {namespace}/{name} generation {generation}", text(&event, "type"));
+        }
+    }
+    Ok(0)
+}
+
+pub fn lint(flags: &cli::Lint) -> Result<u8> {
+    let mut code = 0;
+    for file in &flags.files {
+        for document in weft_resources::parse(&shown(file), &read(file)?) {
+            match document.and_then(|d| weft_resources::admit(&d)) {
+                Ok(resource) => println!("{}: good", resource.key.reference()),
+                Err(violations) => {
+                    code = 2;
+                    eprintln!("{violations}");
+                }
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// Sends documents and prints what became of each.
+async fn changed(api: &Api, path: &str, documents: String, dry: bool, newest: &mut Option<String>) -> Result<u8> {
+    let reply = api.send_text(Method::POST, path, documents).await?;
+    if reply.status != StatusCode::UNPROCESSABLE_ENTITY && !reply.status.is_success() {
+        reply.good()?;
+        return Ok(2);
+    }
+    let mut code = 0;
+    for result in list(&reply.json, "results") {
+        let outcome = text(result, "result");
+        let suffix = if dry { " (dry run)" } else { "" };
+        println!("{} {outcome}{suffix}", text(result, "resource"));
+        for warning in list(result, "warnings") {
+            eprintln!("  warning: {}", warning.as_str().unwrap_or_default());
+        }
+        for v in list(result, "violations") {
+            eprintln!("  {}", text(v, "message"));
+        }
+        if matches!(outcome.as_str(), "invalid" | "conflict" | "failed") {
+            code = 2;
+        }
+        if let Some(revision) = result.get("revision").and_then(Value::as_str) {
+            *newest = Some(revision.into());
+        }
+    }
+    Ok(code)
+}
+
+/// A write receipt: which proxies have applied the revision, and when (features.md NOV-05).
+async fn wait(api: &Api, revision: &str, timeout: Duration) -> Result<u8> {
+    let path = format!("/weft/v1/wait?revision={}&timeout={}ms", quoted(revision), timeout.as_millis());
+    let receipt = api.get(&path).await?;
+    for proxy in list(&receipt, "proxies") {
+        let when = match proxy.get("acked_ms").and_then(Value::as_u64) {
+            Some(ms) => format!("after {ms} ms"),
+            None => text(proxy, "state"),
+        };
+        println!("  {} {when}", text(proxy, "uid"));
+        for r in list(proxy, "rejections") {
+            eprintln!("    rejected {}: {}", text(r, "resource"), text(r, "reason"));
+        }
+    }
+    println!("revision {revision}: applied by {} of {} proxies", text(&receipt, "acknowledged"), text(&receipt, "total"));
+    Ok(if receipt.get("complete").and_then(Value::as_bool) == Some(true) { 0 } else { 2 })
+}
+
+fn row(object: &Value) -> Vec<String> {
+    let meta = object.get("metadata").cloned().unwrap_or_default();
+    vec![text(&meta, "namespace"), text(&meta, "name"), text(&meta, "generation"), text(&meta, "creationTimestamp"), state(object)]
+}
+
+/// The conditions that are not as they should be, or that all is well.
+fn state(object: &Value) -> String {
+    let status = object.get("status").cloned().unwrap_or_default();
+    let parents = list(&status, "parents").iter().flat_map(|p| list(p, "conditions"));
+    let bad: Vec<_> = list(&status, "conditions")
+        .iter()
+        .chain(parents)
+        .filter(|c| text(c, "status") != "True")
+        .map(|c| format!("{}={}: {}", text(c, "type"), text(c, "status"), text(c, "message")))
+        .collect();
+    if bad.is_empty() { "ok".into() } else { bad.join("; ") }
+}
+
+/// The API path of a kind, named in any of the usual ways.
+fn collection(typed: &str, namespace: Option<&String>) -> Result<String, Failed> {
+    let kind = Kind::from_word(typed).ok_or_else(|| {
+        let known: Vec<_> = Kind::ALL.into_iter().map(|k| k.info().plural).collect();
+        Failed::Usage(format!("`{typed}` is not a kind I know; known are {}", known.join(", ")))
+    })?;
+    let base = if kind.info().group.is_empty() { "/api" } else { "/apis" };
+    let base = format!("{base}/{}", kind.api_version());
+    Ok(match namespace.filter(|_| kind.is_namespaced()) {
+        Some(ns) => format!("{base}/namespaces/{}/{}", quoted(ns), kind.info().plural),
+        None => format!("{base}/{}", kind.info().plural),
+    })
+}
+
+fn read(file: &Path) -> Result<String> {
+    let mut documents = String::new();
+    if file == Path::new("-") {
+        std::io::stdin().read_to_string(&mut documents).context("cannot read standard input")?;
+    } else {
+        documents = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    }
+    Ok(documents)
+}
+
+fn shown(file: &Path) -> String {
+    if file == Path::new("-") { "standard input".into() } else { file.display().to_string() }
+}

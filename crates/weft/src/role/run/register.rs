@@ -1,0 +1,133 @@
+//! What a workload tells the registry of itself.
+
+use std::net::SocketAddr;
+
+use weft_agent::check::{Check, Probe};
+use weft_model::Health;
+use weft_wire::v1::{
+    self, CheckDefinition, GrpcCheck, HttpCheck, Locality, Register, RegisterPort, TcpCheck, Upstream, check_definition::Kind,
+};
+
+use crate::{
+    cli,
+    role::{
+        run::Plan,
+        sidecar::Running,
+        spec::{ListenSpec, PortSpec, UpstreamSpec},
+    },
+};
+
+/// Probes that must agree before an instance goes out of use.
+const FAILURES_BEFORE_CRITICAL: u32 = 2;
+
+pub fn register(flags: &cli::Workload, plan: &Plan, sidecar: &Running) -> Register {
+    let (region, zone) = match flags.zone.as_deref().map(|z| z.split_once('/').unwrap_or(("", z))) {
+        Some((region, zone)) => (region, zone),
+        None => ("", ""),
+    };
+    let mesh = sidecar.mesh();
+    Register {
+        namespace: plan.service.namespace.to_string(),
+        service: plan.service.name.to_string(),
+        node: plan.node.to_string(),
+        id: plan.id.to_string(),
+        ports: plan.ports.iter().map(|p| port(p, mesh)).collect(),
+        mesh_address: Some(address(mesh)),
+        tunnel: v1::Tunnel::Weft1.into(),
+        labels: plan.labels.iter().cloned().collect(),
+        locality: Some(Locality { region: region.into(), zone: zone.into() }),
+        workload: plan.service.name.to_string(),
+        app: plan.label("app").into(),
+        version: plan.label("version").into(),
+        admin_address: None,
+        metrics_address: Some(address(sidecar.metrics())),
+        upstreams: plan.upstreams.iter().map(upstream).collect(),
+        checks: plan.checks.iter().map(check).collect(),
+        owner: format!("run/{}", plan.id),
+        bypassable: false,
+        weight: None,
+        service_account: plan.service_account.clone(),
+        ..Register::default()
+    }
+}
+
+/// Peers know the application by the host of the mesh address; the proxy connects to loopback.
+fn port(spec: &PortSpec, mesh: SocketAddr) -> RegisterPort {
+    RegisterPort {
+        name: spec.name.clone(),
+        port: spec.service_port.into(),
+        protocol: protocol(spec.protocol).into(),
+        app: Some(address(SocketAddr::new(mesh.ip(), spec.port))),
+        connect: Some(address(SocketAddr::from(([127, 0, 0, 1], spec.port)))),
+        preserve: false,
+    }
+}
+
+fn upstream(spec: &UpstreamSpec) -> Upstream {
+    Upstream {
+        service: spec.service.to_string(),
+        port: spec.port.clone().unwrap_or_default(),
+        listen: match &spec.listen {
+            ListenSpec::Tcp(addr) => addr.to_string(),
+            ListenSpec::Unix(path) => format!("unix:{}", path.display()),
+        },
+        protocol: protocol(spec.protocol).into(),
+    }
+}
+
+fn check(check: &Check) -> CheckDefinition {
+    let kind = match &check.probe {
+        Probe::Http { addr, path } => Kind::Http(HttpCheck { url: format!("http://{addr}{path}"), method: "GET".into(), ..HttpCheck::default() }),
+        Probe::Tcp { addr } => Kind::Tcp(TcpCheck { address: addr.to_string() }),
+        Probe::Grpc { addr, service } => Kind::Grpc(GrpcCheck { address: addr.to_string(), service: service.clone(), tls: false }),
+    };
+    let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    CheckDefinition {
+        id: check.id.clone(),
+        name: check.id.clone(),
+        kind: Some(kind),
+        interval_ms: millis(check.interval),
+        timeout_ms: millis(check.timeout),
+        success_before_passing: 0,
+        failures_before_warning: 0,
+        failures_before_critical: FAILURES_BEFORE_CRITICAL,
+        deregister_critical_after_ms: 0,
+        // an application that is starting gets nothing (features.md REG-05)
+        initial: v1::Health::Critical.into(),
+    }
+}
+
+fn address(addr: SocketAddr) -> v1::Address {
+    let ip: Vec<u8> = match addr {
+        SocketAddr::V4(a) => a.ip().octets().into(),
+        SocketAddr::V6(a) => a.ip().octets().into(),
+    };
+    let scope = match addr {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(a) => a.scope_id(),
+    };
+    v1::Address { ip: ip.into(), port: addr.port().into(), scope }
+}
+
+fn protocol(p: weft_model::Protocol) -> v1::Protocol {
+    use weft_model::Protocol as P;
+    match p {
+        P::Undeclared => v1::Protocol::Undeclared,
+        P::Http => v1::Protocol::Http,
+        P::Http2 => v1::Protocol::Http2,
+        P::Grpc => v1::Protocol::Grpc,
+        P::Tcp => v1::Protocol::Tcp,
+        P::Tls => v1::Protocol::Tls,
+    }
+}
+
+pub fn health(h: Health) -> v1::Health {
+    match h {
+        Health::Passing => v1::Health::Passing,
+        Health::Warning => v1::Health::Warning,
+        Health::Unknown => v1::Health::Unknown,
+        Health::Critical => v1::Health::Critical,
+        Health::Draining => v1::Health::Draining,
+        Health::Maintenance => v1::Health::Maintenance,
+    }
+}

@@ -1,0 +1,426 @@
+//! A mesh of real processes for one test: a server with its own data directory, workloads, and the command line.
+//! Everything listens on loopback, on ports nobody else has; everything ends with the test.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+/// The bound of every wait: generous, since it only says that something is broken.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Mesh {
+    pub dir: tempfile::TempDir,
+    pub http: SocketAddr,
+    pub grpc: SocketAddr,
+    server: Option<Child>,
+    extra: Vec<String>,
+}
+
+/// A `weft run` or `weft sidecar`.
+pub struct Workload {
+    pub child: Child,
+    pub service: String,
+    pub id: String,
+    /// Local port of each upstream, in the order in which they were asked for.
+    pub upstreams: Vec<SocketAddr>,
+    pub stderr: PathBuf,
+}
+
+pub fn weft() -> Command {
+    let mut weft = Command::new(env!("CARGO_BIN_EXE_weft"));
+    // nothing of the machine's own mesh leaks into a test
+    for name in ["WEFT_SERVER", "WEFT_TOKEN", "WEFT_TOKEN_FILE", "WEFT_JOIN", "WEFT_DATA", "WEFT_STATE", "RUST_LOG"] {
+        weft.env_remove(name);
+    }
+    weft
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+pub fn free_addr() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
+}
+
+/// Waits for a level, not for an edge; panics with what it last saw.
+pub fn eventually<T, E: std::fmt::Debug>(what: &str, mut check: impl FnMut() -> Result<T, E>) -> T {
+    let start = Instant::now();
+    loop {
+        match check() {
+            Ok(found) => return found,
+            Err(last) if start.elapsed() > PATIENCE => panic!("{what}: not within {PATIENCE:?}; last seen: {last:?}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+impl Mesh {
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// With further flags for `weft server`.
+    pub fn with(flags: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let extra = flags.iter().map(ToString::to_string).collect();
+        let mut mesh = Self { dir, http: free_addr(), grpc: free_addr(), server: None, extra };
+        mesh.start_server();
+        mesh
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Also after [`Mesh::kill_server`]: same data, same addresses.
+    pub fn start_server(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("server.log")).unwrap();
+        let mut server = weft();
+        server.arg("server").arg("--data").arg(self.data()).args(["--http", &self.http.to_string(), "--mesh", &self.grpc.to_string()]);
+        server.args(&self.extra).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.server = Some(server.spawn().unwrap());
+        eventually("the server is ready", || match self.server.as_mut().unwrap().try_wait().unwrap() {
+            Some(status) => panic!("the server ended with {status}: {}", self.server_log()),
+            None => match get(self.http, "/healthz/ready", &[]) {
+                Ok(reply) if reply.status == 200 => Ok(()),
+                other => Err(format!("{other:?}")),
+            },
+        });
+    }
+
+    pub fn server_log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default()
+    }
+
+    pub fn server_pid(&self) -> u32 {
+        self.server.as_ref().unwrap().id()
+    }
+
+    /// `kill -9`.
+    pub fn kill_server(&mut self) {
+        let mut server = self.server.take().unwrap();
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
+
+    /// The command line, as an operator of this mesh.
+    pub fn weft(&self, args: &[&str]) -> Output {
+        self.weft_with(args, "")
+    }
+
+    pub fn weft_with(&self, args: &[&str], stdin: &str) -> Output {
+        let mut child = weft()
+            .args(args)
+            .env("WEFT_SERVER", format!("http://{}", self.http))
+            .env("WEFT_TOKEN_FILE", self.data().join("admin.token"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    /// Output of a verb that must succeed.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let out = self.weft(args);
+        assert!(out.status.success(), "weft {args:?}: {}\n{}{}", out.status, text(&out.stdout), text(&out.stderr));
+        text(&out.stdout)
+    }
+
+    /// Applies documents and waits until every proxy concerned has them.
+    pub fn apply(&self, yaml: &str) -> String {
+        let out = self.weft_with(&["apply", "--wait", "-f", "-"], yaml);
+        assert!(out.status.success(), "apply: {}\n{}{}", out.status, text(&out.stdout), text(&out.stderr));
+        text(&out.stdout)
+    }
+
+    pub fn json(&self, args: &[&str]) -> serde_json::Value {
+        serde_json::from_str(&self.ok(&[args, &["-o", "json"]].concat())).unwrap()
+    }
+
+    pub fn token(&self, service: &str) -> String {
+        self.ok(&["token", "create", "--service", service]).trim().to_owned()
+    }
+
+    /// A sidecar for something that the test itself serves on `port` (`None`: it only calls).
+    pub fn sidecar(&self, service: &str, port: Option<&str>, upstreams: &[&str]) -> Workload {
+        self.workload("sidecar", service, port, upstreams, &[], &[])
+    }
+
+    pub fn run(&self, service: &str, port: Option<&str>, upstreams: &[&str], program: &[&str]) -> Workload {
+        self.workload("run", service, port, upstreams, &[], program)
+    }
+
+    pub fn workload(
+        &self,
+        role: &str,
+        service: &str,
+        port: Option<&str>,
+        upstreams: &[&str],
+        flags: &[&str],
+        program: &[&str],
+    ) -> Workload {
+        let id = format!("{service}-{}", free_port());
+        let stderr = self.dir.path().join(format!("{id}.log"));
+        let log = std::fs::File::create(&stderr).unwrap();
+        let mut command = weft();
+        command
+            .args([role, "--service", service, "--id", &id, "--node", "test"])
+            .args(["--mesh-listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"])
+            .env("WEFT_JOIN", self.grpc.to_string())
+            .env("WEFT_TOKEN", self.token(service))
+            .args(port.map(|p| ["--port", p]).iter().flatten())
+            .args(flags);
+        let mut addrs = Vec::new();
+        for upstream in upstreams {
+            let addr = free_addr();
+            let (name, protocol) = upstream.split_once('/').map_or((*upstream, String::new()), |(n, p)| (n, format!("/{p}")));
+            command.args(["--upstream", &format!("{name}={addr}{protocol}")]);
+            addrs.push(addr);
+        }
+        if !program.is_empty() {
+            command.arg("--").args(program);
+        }
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        Workload { child, service: service.into(), id, upstreams: addrs, stderr }
+    }
+
+    /// Until so many endpoints of the service take traffic.
+    pub fn until_passing(&self, service: &str, wanted: usize) {
+        eventually(&format!("{wanted} passing endpoints of {service}"), || {
+            let json = self.json(&["endpoints", service]);
+            let endpoints = json["endpoints"].as_array().cloned().unwrap_or_default();
+            let passing = endpoints.iter().filter(|e| e["health"] == "passing").count();
+            if passing == wanted { Ok(()) } else { Err(json) }
+        });
+    }
+
+    /// Until a GET through a workload's first upstream answers with `status`.
+    pub fn until_answers(&self, caller: &Workload, status: u16) -> Reply {
+        eventually(&format!("{} gets {status}", caller.id), || match get(caller.upstreams[0], "/", &[]) {
+            Ok(reply) if reply.status == status => Ok(reply),
+            other => Err(format!("{other:?}; log: {}", caller.log())),
+        })
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+}
+
+impl Workload {
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for its end, which must come; its exit code.
+    pub fn ended(&mut self) -> i32 {
+        use std::os::unix::process::ExitStatusExt as _;
+        let status = eventually(&format!("{} ends", self.id), || self.child.try_wait().unwrap().ok_or("still running"));
+        status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
+    }
+
+    /// Drains it.
+    pub fn stop(&mut self) -> i32 {
+        self.signal("TERM");
+        self.ended()
+    }
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+// === a plain HTTP/1.1 client and servers, which know nothing of what they test ===
+
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| &**v)
+    }
+
+    pub fn text(&self) -> String {
+        text(&self.body)
+    }
+}
+
+pub fn get(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> std::io::Result<Reply> {
+    request(addr, "GET", path, headers, b"")
+}
+
+/// One request on a connection of its own.
+pub fn request(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<Reply> {
+    let mut io = connect(addr)?;
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !body.is_empty() {
+        head.push_str(&format!("content-length: {}\r\n", body.len()));
+    }
+    head.push_str("\r\n");
+    io.write_all(head.as_bytes())?;
+    io.write_all(body)?;
+    read_reply(&mut BufReader::new(io))
+}
+
+pub fn connect(addr: SocketAddr) -> std::io::Result<TcpStream> {
+    let io = TcpStream::connect_timeout(&addr, Duration::from_secs(5))?;
+    io.set_read_timeout(Some(PATIENCE))?;
+    io.set_nodelay(true)?;
+    Ok(io)
+}
+
+/// Reads one reply: by content-length, chunks, or the connection's end.
+pub fn read_reply(io: &mut BufReader<TcpStream>) -> std::io::Result<Reply> {
+    let bad = |why: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, why.to_owned());
+    let mut line = String::new();
+    if io.read_line(&mut line)? == 0 {
+        return Err(bad("closed without an answer"));
+    }
+    let status = line.split_whitespace().nth(1).and_then(|s| s.parse().ok()).ok_or_else(|| bad(&line))?;
+    let mut headers = Vec::new();
+    loop {
+        let mut line = String::new();
+        if io.read_line(&mut line)? == 0 {
+            return Err(bad("closed within the head"));
+        }
+        match line.trim_end().split_once(':') {
+            Some((name, value)) => headers.push((name.to_ascii_lowercase(), value.trim().to_owned())),
+            None => break,
+        }
+    }
+    let mut reply = Reply { status, headers, body: Vec::new() };
+    match (reply.header("content-length").map(str::parse::<usize>), reply.header("transfer-encoding")) {
+        (Some(length), _) => {
+            reply.body.resize(length.map_err(|_| bad("content-length"))?, 0);
+            io.read_exact(&mut reply.body)?;
+        }
+        (None, Some("chunked")) => loop {
+            let mut line = String::new();
+            io.read_line(&mut line)?;
+            let size = usize::from_str_radix(line.trim(), 16).map_err(|_| bad("chunk size"))?;
+            let mut chunk = vec![0; size + 2];
+            io.read_exact(&mut chunk)?;
+            if size == 0 {
+                break;
+            }
+            reply.body.extend_from_slice(&chunk[..size]);
+        },
+        _ if matches!(status, 204 | 304) => {}
+        _ => drop(io.read_to_end(&mut reply.body)?),
+    }
+    Ok(reply)
+}
+
+/// An HTTP/1.1 server that answers every request with `answer(method and path, body)`, keep-alive. It lives as long as
+/// the test's process.
+pub fn serve(answer: impl Fn(&str, &[u8]) -> (u16, String) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let answer = std::sync::Arc::new(answer);
+    std::thread::spawn(move || {
+        for io in listener.incoming().flatten() {
+            let answer = answer.clone();
+            std::thread::spawn(move || {
+                let _ = io.set_nodelay(true);
+                let mut write = io.try_clone().unwrap();
+                let mut read = BufReader::new(io);
+                while let Some((head, body)) = read_request(&mut read) {
+                    let (status, text) = answer(&head, &body);
+                    let reply = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+                    if write.write_all(reply.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    addr
+}
+
+fn read_request(io: &mut BufReader<TcpStream>) -> Option<(String, Vec<u8>)> {
+    let mut first = String::new();
+    if io.read_line(&mut first).ok()? == 0 {
+        return None;
+    }
+    let mut length = 0;
+    let mut chunked = false;
+    loop {
+        let mut line = String::new();
+        io.read_line(&mut line).ok()?;
+        let line = line.trim_end().to_ascii_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        if let Some(n) = line.strip_prefix("content-length:") {
+            length = n.trim().parse().ok()?;
+        }
+        chunked |= line == "transfer-encoding: chunked";
+    }
+    let mut body = vec![0; length];
+    io.read_exact(&mut body).ok()?;
+    while chunked {
+        let mut line = String::new();
+        io.read_line(&mut line).ok()?;
+        let size = usize::from_str_radix(line.trim(), 16).ok()?;
+        let mut chunk = vec![0; size + 2];
+        io.read_exact(&mut chunk).ok()?;
+        body.extend_from_slice(&chunk[..size]);
+        chunked = size > 0;
+    }
+    let head = first.rsplit_once(' ').map_or(first.as_str(), |(head, _)| head).to_owned();
+    Some((head, body))
+}
+
+/// A TCP server that runs `serve` for each connection on a thread of its own.
+pub fn serve_tcp(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let serve = std::sync::Arc::new(serve);
+    std::thread::spawn(move || {
+        for io in listener.incoming().flatten() {
+            let serve = serve.clone();
+            std::thread::spawn(move || serve(io));
+        }
+    });
+    addr
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[expect(dead_code, reason = "not every test names files")]
+pub fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
