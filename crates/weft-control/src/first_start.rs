@@ -97,8 +97,15 @@ pub fn start(store: &dyn Store, data: &Path, now: Wall, txn_id: TxnId) -> Result
         .put(keys::ADMIN, value::encode(&admin))
         .put(keys::ROOTS, Format::Raw.wrap(&first.roots.encode()))
         .put(keys::SIGNING, Format::Raw.wrap(&first.signing.encode()));
-    store.commit(txn).map_err(StartError::Commit)?;
-    Ok(Started { kek, first: true })
+    match store.commit(txn) {
+        Ok(_) => Ok(Started { kek, first: true }),
+        // never blindly again: its id tells whether it committed
+        Err(e @ CommitError::Unknown { .. }) => match store.lookup(txn_id).map_err(StartError::Read)? {
+            Some(_) => Ok(Started { kek, first: true }),
+            None => Err(StartError::Commit(e)),
+        },
+        Err(e) => Err(StartError::Commit(e)),
+    }
 }
 
 /// For clients outside the mesh. Nothing secret.

@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
-use weft_identity::{PeerInfo, WallClock, recheck};
+use weft_identity::{PeerInfo, VerifyError, WallClock, recheck};
 use weft_model::Mono;
 use weft_rt::{
     Clock, Dice, Tasks,
@@ -118,8 +118,8 @@ pub enum ServerError {
     Fold(#[source] FoldError),
     #[error("the authority does not work")]
     Authority(#[source] AuthorityError),
-    #[error("the server cannot listen: {0}")]
-    Bind(#[source] BindError),
+    #[error(transparent)]
+    Bind(BindError),
     #[error("{0} is not a TCP address")]
     NotTcp(Addr),
 }
@@ -337,7 +337,7 @@ async fn accept_mesh(
 
 async fn handshake(control: &Control, wall: &WallClock, stream: Stream) -> Result<PeerIo<MeshIo, Peer>, String> {
     let config = control.authority.tls().ok_or("the server has no identity yet")?;
-    let io = TlsAcceptor::from(config).accept(stream).await.map_err(|e| weft_rt::log::chain(&e).to_string())?;
+    let io = TlsAcceptor::from(config).accept(stream).await.map_err(|e| handshake_error(&e))?;
     let peer = match io.get_ref().1.peer_certificates() {
         None | Some([]) => Peer::Anonymous,
         Some(chain) => {
@@ -348,6 +348,15 @@ async fn handshake(control: &Control, wall: &WallClock, stream: Stream) -> Resul
         }
     };
     Ok(PeerIo { io, peer })
+}
+
+/// In the verifier's own words, where it was the one who refused.
+fn handshake_error(e: &io::Error) -> String {
+    let tls = e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls.and_then(VerifyError::in_handshake) {
+        Some(refused) => weft_rt::log::chain(refused).to_string(),
+        None => weft_rt::log::chain(e).to_string(),
+    }
 }
 
 /// The Unix socket: only this user's processes, and root's, which could read the data directory anyway.

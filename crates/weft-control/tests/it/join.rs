@@ -172,3 +172,17 @@ async fn a_peer_that_never_finishes_its_handshake_holds_up_nobody() {
     }
     mesh.join("shop", "web").await;
 }
+
+#[tokio::test]
+async fn sec_10_an_identity_of_another_mesh_is_refused_at_the_handshake() {
+    let (ours, theirs) = (Mesh::start().await, Mesh::start().await);
+    let web = theirs.join("shop", "web").await;
+    // it believes that our server is one of its own: the server does not
+    let mut foreign = web.clone();
+    foreign.trust = ours.join("shop", "web").await.trust;
+    let expected = weft_identity::control_plane_id(&ours.server.control().authority.trust_domain());
+    let csr_der = KeyPair::generate().unwrap().csr().unwrap();
+    let channel = ours.channel_expecting(&foreign, expected);
+    let e = WorkloadApiClient::new(channel).renew(RenewRequest { csr_der: csr_der.into() }).await.unwrap_err();
+    assert_eq!(e.code(), Code::Unavailable, "{}", told(&e));
+}

@@ -19,7 +19,7 @@ use weft_identity::{
     ALPN_H2, Bundle, Revocations, Svid, Trust, WallClock, client_config, control_plane_id, csr::KeyPair,
     join_client_config,
 };
-use weft_model::{Revision, TrustDomain};
+use weft_model::{Revision, SpiffeId, TrustDomain};
 use weft_rt::{Clock, Tasks, listen::Bind, net::Addr};
 use weft_snapshot::{fragment::Collection, snapshot::Fragments};
 use weft_wire::{
@@ -174,7 +174,10 @@ impl Mesh {
     }
 
     pub fn channel(&self, who: &Workload) -> Channel {
-        let expected = control_plane_id(&who.svid.id().trust_domain());
+        self.channel_expecting(who, control_plane_id(&who.svid.id().trust_domain()))
+    }
+
+    pub fn channel_expecting(&self, who: &Workload, expected: SpiffeId) -> Channel {
         let config = client_config(&who.svid, &who.trust, &[expected], &[ALPN_H2], &wall());
         channel(self.server.addresses().mesh, config)
     }

@@ -12,6 +12,7 @@ mod ask;
 mod attach;
 mod join;
 mod kit;
+mod pair;
 mod publish;
 mod resources;
 mod restart;
