@@ -184,5 +184,40 @@ async fn sec_10_an_identity_of_another_mesh_is_refused_at_the_handshake() {
     let csr_der = KeyPair::generate().unwrap().csr().unwrap();
     let channel = ours.channel_expecting(&foreign, expected);
     let e = WorkloadApiClient::new(channel).renew(RenewRequest { csr_der: csr_der.into() }).await.unwrap_err();
-    assert_eq!(e.code(), Code::Unavailable, "{}", told(&e));
+    assert!(told(&e).contains("received fatal alert"), "{}", told(&e));
+}
+
+#[tokio::test]
+async fn an_expired_identity_is_refused_at_the_handshake() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::tokio(Clock::real().wall());
+    let mesh = Mesh::with(Config { clock: clock.clone(), ..config(dir.path()) }, dir).await;
+    let web = mesh.join("shop", "web").await;
+    let renew = async || {
+        let csr_der = KeyPair::generate().unwrap().csr().unwrap();
+        WorkloadApiClient::new(mesh.channel(&web)).renew(RenewRequest { csr_der: csr_der.into() }).await
+    };
+    renew().await.unwrap();
+    clock.step_wall(25 * 3_600_000);
+    let e = renew().await.unwrap_err();
+    assert!(told(&e).contains("received fatal alert"), "{}", told(&e));
+}
+
+#[tokio::test]
+async fn a_connection_that_outlives_its_certificate_asks_in_vain() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::tokio(Clock::real().wall());
+    let mesh = Mesh::with(Config { clock: clock.clone(), ..config(dir.path()) }, dir).await;
+    let web = mesh.join("shop", "web").await;
+    let mut client = WorkloadApiClient::new(mesh.channel(&web));
+    let mut renew = async || {
+        let csr_der = KeyPair::generate().unwrap().csr().unwrap();
+        client.renew(RenewRequest { csr_der: csr_der.into() }).await
+    };
+    renew().await.unwrap();
+    clock.step_wall(25 * 3_600_000);
+    let e = renew().await.unwrap_err();
+    assert_eq!(e.code(), Code::Unauthenticated);
+    let want = format!("the certificate of {} expired at {}", web.svid.id(), web.svid.not_after());
+    assert!(e.message().starts_with(&want), "{}", e.message());
 }
