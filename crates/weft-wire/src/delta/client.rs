@@ -96,8 +96,8 @@ pub struct Client {
     node: String,
     /// Since which request of this stream.
     subscribed: BTreeMap<Collection, u64>,
-    /// Unsubscribed with which request: part of every set that does not know of it yet.
-    leaving: BTreeMap<Collection, u64>,
+    /// Subscribed with one request and unsubscribed with a later one: part of every set that knows of the one alone.
+    leaving: BTreeMap<Collection, Vec<(u64, u64)>>,
     more: BTreeSet<Collection>,
     fewer: BTreeSet<Collection>,
     /// Counts requests of this stream that changed subscriptions.
@@ -267,8 +267,8 @@ impl Client {
         let mut request = DeltaDiscoveryRequest { type_url: TYPE_URL.to_owned(), ..Default::default() };
         for collection in std::mem::take(&mut self.fewer) {
             request.resource_names_unsubscribe.push(collection_name(&collection));
-            self.subscribed.remove(&collection);
-            self.leaving.insert(collection, self.seq);
+            let since = self.subscribed.remove(&collection).unwrap_or_default();
+            self.leaving.entry(collection).or_default().push((since, self.seq));
         }
         for collection in std::mem::take(&mut self.more) {
             request.resource_names_subscribe.push(collection_name(&collection));
@@ -441,7 +441,10 @@ impl Client {
             Ok(value) => {
                 self.reasons.retain(|name, _| refused.contains_key(name));
                 self.refused = refused;
-                self.leaving.retain(|_, left| *left > commit.subscriptions_seq);
+                self.leaving.retain(|_, spans| {
+                    spans.retain(|(_, left)| *left > commit.subscriptions_seq);
+                    !spans.is_empty()
+                });
                 self.applied = Some(commit);
                 self.answered = commit.subscriptions_seq;
                 Ok(value)
@@ -466,12 +469,12 @@ impl Client {
             return Err(format!("the set knows of {} requests, {} were sent", commit.subscriptions_seq, self.seq));
         }
         let Some(Commit { revision: before, .. }) = self.applied else { return Ok(()) };
+        if commit.revision < before {
+            return Err(format!("the set is of revision {}, older than {before}", commit.revision));
+        }
         let Revision { incarnation, .. } = commit.revision;
         if incarnation == before.incarnation {
-            return match commit.revision >= before {
-                true => Ok(()),
-                false => Err(format!("the set is of revision {}, older than {before}", commit.revision)),
-            };
+            return Ok(());
         }
         // nothing from before may stay unless it was said again
         let kept = self.subscribed.keys().chain(self.leaving.keys()).find(|c| {
@@ -501,12 +504,12 @@ impl Client {
 /// Is this collection part of a set that knows of `seq` requests?
 fn is_in_set(
     subscribed: &BTreeMap<Collection, u64>,
-    leaving: &BTreeMap<Collection, u64>,
+    leaving: &BTreeMap<Collection, Vec<(u64, u64)>>,
     collection: &Collection,
     seq: u64,
 ) -> bool {
     subscribed.get(collection).is_some_and(|since| *since <= seq)
-        || leaving.get(collection).is_some_and(|left| *left > seq)
+        || leaving.get(collection).is_some_and(|spans| spans.iter().any(|(since, left)| (*since..*left).contains(&seq)))
 }
 
 /// Is the fragment what its name says?

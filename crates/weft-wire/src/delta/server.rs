@@ -78,6 +78,8 @@ pub struct SessionStatus {
     pub rejected_set: Option<String>,
     pub subscriptions: usize,
     pub last_ack: Option<Mono>,
+    /// The client has a later revision than this server knows: it is told nothing until the server is there.
+    pub waiting_for: Option<Revision>,
 }
 
 #[derive(Debug)]
@@ -85,7 +87,8 @@ pub struct Session {
     /// Tells this stream's nonces from those of another.
     id: u64,
     limits: Limits,
-    subscribed: BTreeMap<Collection, Cursor>,
+    /// One cursor per collection.
+    subscribed: BTreeMap<Collection, Mark>,
     /// Subscribed, but no name that this version knows: answered as removed.
     unknown: BTreeSet<String>,
     /// Counts requests that changed subscriptions.
@@ -114,13 +117,6 @@ pub struct Session {
     retry: Duration,
     last_ack: Option<Mono>,
     started: bool,
-}
-
-#[derive(Debug)]
-struct Cursor {
-    /// The subscription's number: an answer to an earlier one does not move this cursor.
-    since: u64,
-    mark: Mark,
 }
 
 /// What the client has of a collection.
@@ -264,8 +260,8 @@ impl Session {
 
     /// Has the client applied this collection as of `seq` ([`Collections::last_change`])? `None`: not subscribed.
     pub fn has_applied(&self, collection: &Collection, seq: u64) -> Option<bool> {
-        Some(match self.subscribed.get(collection)?.mark {
-            Mark::At { seq: at, .. } => at >= seq,
+        Some(match self.subscribed.get(collection)? {
+            Mark::At { seq: at, .. } => *at >= seq,
             Mark::Nothing | Mark::Claimed(_) | Mark::Absent => false,
         })
     }
@@ -291,6 +287,7 @@ impl Session {
             rejected_set: self.rejected_set.clone(),
             subscriptions: self.subscribed.len(),
             last_ack: self.last_ack,
+            waiting_for: Some(self.not_before).filter(|r| *r > Revision::ZERO && !self.has_answered()),
         }
     }
 
@@ -353,7 +350,7 @@ impl Session {
                 _ => Mark::Nothing,
             };
             // asked twice: the answer is given again, from what it has
-            self.subscribed.entry(collection.clone()).or_insert(Cursor { since: self.subscriptions_seq, mark });
+            self.subscribed.entry(collection.clone()).or_insert(mark);
             self.dirty.insert(collection);
         }
         self.dirty_since.get_or_insert(now);
@@ -396,12 +393,10 @@ impl Session {
     }
 
     fn set_applied(&mut self, set: Sending) {
-        for (collection, mark) in set.marks {
-            match self.subscribed.get_mut(&collection) {
-                Some(cursor) if cursor.since <= set.commit.subscriptions_seq && set.epoch == self.epoch => {
-                    cursor.mark = mark;
-                }
-                _ => {}
+        // one that was left and subscribed again meanwhile moves too: the client has kept it
+        for (collection, mark) in set.marks.into_iter().filter(|_| set.epoch == self.epoch) {
+            if let Some(cursor) = self.subscribed.get_mut(&collection) {
+                *cursor = mark;
             }
         }
         for held in self.held.values_mut().filter(|h| h.told == Told::InThisSet) {
@@ -426,7 +421,8 @@ impl Session {
             let left = self.subscriptions_seq > set.commit.subscriptions_seq;
             let changed =
                 named.as_ref().is_some_and(|c| self.dirty.contains(c) || (left && !self.subscribed.contains_key(c)));
-            let entry = named.as_ref().and_then(|c| all.get(c)).and_then(|ring| ring.entries.get(&*resource));
+            let subscribed = named.as_ref().filter(|c| self.subscribed.contains_key(*c));
+            let entry = subscribed.and_then(|c| all.get(c)).and_then(|ring| ring.entries.get(&*resource));
             let again = self.held.get(&*resource).is_some_and(|h| h.seq >= set.seq);
             match named {
                 // what it rejected is not what it would get now
@@ -459,7 +455,7 @@ impl Session {
     /// Nothing that the client has may be compared any more.
     fn forget(&mut self) {
         for cursor in self.subscribed.values_mut() {
-            cursor.mark = Mark::Nothing;
+            *cursor = Mark::Nothing;
         }
         for held in self.held.values_mut() {
             held.told = Told::No;
@@ -498,10 +494,9 @@ impl Session {
 
     fn due(&self, now: Mono, all: &Collections) -> Due {
         let asked = self.answered_seq != self.subscriptions_seq;
-        let behind = all.head().incarnation == self.not_before.incarnation && all.head() < self.not_before;
-        // a server that has not read its store yet would answer that nothing is there
-        let empty = all.head() == Revision::ZERO;
-        if !self.started || behind || empty || !(asked || self.dirty_since.is_some()) {
+        // what has not read its store yet would answer that nothing is there; incarnations, too, only go forward
+        let behind = all.head() < self.not_before || all.head() == Revision::ZERO;
+        if !self.started || behind || !(asked || self.dirty_since.is_some()) {
             return Due::Never;
         }
         let coalesced = match self.dirty_since {
@@ -524,10 +519,10 @@ impl Session {
             queue.push_back(Piece::Removed(name.into()));
         }
         for collection in std::mem::take(&mut self.dirty) {
-            let Some(cursor) = self.subscribed.get(&collection) else { continue };
+            let Some(&cursor) = self.subscribed.get(&collection) else { continue };
             let ring = all.get(&collection).filter(|_| may_subscribe(&collection));
-            let mark = plan::collection(&collection, cursor.mark, ring, all.seq(), &mut self.held, &mut queue);
-            if mark != cursor.mark {
+            let mark = plan::collection(&collection, cursor, ring, all.seq(), &mut self.held, &mut queue);
+            if mark != cursor {
                 marks.insert(collection, mark);
             }
         }
@@ -536,13 +531,12 @@ impl Session {
             // it changed there and back, or it concerned what this client may not see
             for (collection, mark) in marks {
                 if let Some(cursor) = self.subscribed.get_mut(&collection) {
-                    cursor.mark = mark;
+                    *cursor = mark;
                 }
             }
             return;
         }
-        let digest = |(collection, cursor): (&Collection, &Cursor)| match marks.get(collection).unwrap_or(&cursor.mark)
-        {
+        let digest = |(collection, cursor): (&Collection, &Mark)| match marks.get(collection).unwrap_or(cursor) {
             Mark::At { digest, .. } => *digest,
             Mark::Nothing | Mark::Claimed(_) | Mark::Absent => Digest::ZERO,
         };

@@ -330,24 +330,114 @@ fn a_slow_session_skips_to_the_newest_revision() {
 }
 
 #[test]
-fn responses_are_at_most_1_mib_and_the_window_bounds_what_is_on_its_way() {
-    let changes = (0..20_000).map(|id| put_endpoint(0, id, 1)).collect();
+fn responses_are_at_most_1_mib() {
+    let changes = (0..8_000).map(|id| put_endpoint(0, id, 1)).collect();
     let mut pair = Pair::new(changes, &[endpoints(0)]);
-    let (mut responses, mut applied) = (0, false);
-    while !applied {
-        let send = pair.poll().send;
-        let on_the_way: usize = send.iter().map(DeltaDiscoveryResponse::encoded_len).sum();
-        assert!(on_the_way <= Limits::default().window + MAX_RESPONSE, "{on_the_way} bytes at once");
-        assert!(!send.is_empty());
-        for response in send {
-            assert!(response.encoded_len() <= MAX_RESPONSE, "{} bytes", response.encoded_len());
-            responses += 1;
+    let send = pair.poll().send;
+    assert!(send.len() >= 2, "{} responses", send.len());
+    for response in send {
+        assert!(response.encoded_len() <= MAX_RESPONSE, "{} bytes", response.encoded_len());
+        pair.deliver(response);
+    }
+    assert_eq!(pair.client.fragments()[&endpoints(0)].len(), 8_000);
+}
+
+#[test]
+fn the_window_bounds_what_is_on_its_way() {
+    let changes = (0..500).map(|id| put_endpoint(0, id, 1)).collect();
+    let mut pair = Pair::new(changes, &[endpoints(0)]);
+    let limits = Limits { window: 20_000, response: 6_000, ..Limits::default() };
+    pair.session = Session::new(1, limits);
+    pair.session.on_request(pair.now, pair.client.connect()).unwrap();
+    let mut on_the_way = std::collections::VecDeque::new();
+    while pair.client.applied().is_none() {
+        on_the_way.extend(pair.poll().send);
+        let bytes: usize = on_the_way.iter().map(DeltaDiscoveryResponse::encoded_len).sum();
+        assert!(bytes <= 20_000 + 2 * 6_000, "{bytes} bytes on their way");
+        let response = on_the_way.pop_front().expect("something is always on its way until the end");
+        pair.deliver(response);
+    }
+    assert_eq!(pair.client.fragments()[&endpoints(0)].len(), 500);
+}
+
+#[test]
+fn a_session_that_missed_many_changes_looks_at_all_of_its_own() {
+    let mut pair = Pair::new(vec![put_service(0, 80, Balance::PeakEwma)], &[service(0)]);
+    pair.settle(1);
+    pair.take_sent();
+    pair.apply(2, vec![put_service(0, 81, Balance::PeakEwma)]);
+    for n in 0..5_000 {
+        pair.apply(3 + n, vec![put_service(1, 80 + u16::try_from(n % 2).unwrap(), Balance::PeakEwma)]);
+    }
+    pair.settle(1);
+    assert_eq!(pair.take_sent(), ["service/shop/s0", "commit"]);
+}
+
+#[test]
+fn a_restore_during_a_set_or_between_streams_costs_one_full_set() {
+    let content = vec![put_service(0, 80, Balance::PeakEwma), put_endpoint(0, 1, 1)];
+    let mut pair = Pair::new(content, &[service(0), endpoints(0)]);
+    let first = pair.poll().send.remove(0);
+    pair.all.apply(Revision::new(2, 5), vec![put_endpoint(0, 1, 2)]).unwrap();
+    assert!(pair.poll().send.is_empty());
+    pair.deliver(first);
+    assert_eq!(pair.take_sent().len(), 4);
+    pair.settle(0);
+    pair.now = pair.now.plus(Duration::from_millis(20));
+    pair.settle(0);
+    assert_eq!(pair.take_sent().len(), 4, "all of it, once, though the client applied the older set");
+    assert_eq!(pair.client.applied().unwrap().revision, Revision::new(2, 5));
+    assert_eq!(pair.session.status().rejected_set, None);
+    pair.all.apply(Revision::new(3, 6), vec![]).unwrap();
+    pair.reconnect(2);
+    pair.settle(0);
+    assert_eq!(pair.take_sent().len(), 4, "what it has from another incarnation does not count");
+    assert_eq!(pair.client.applied().unwrap().revision, Revision::new(3, 6));
+    assert_eq!(pair.session.status().rejected_set, None);
+}
+
+#[test]
+fn a_rejected_set_that_only_answered_is_offered_again() {
+    let both = vec![put_service(0, 80, Balance::PeakEwma), put_service(1, 80, Balance::PeakEwma)];
+    let mut pair = Pair::new(both, &[service(0), service(1)]);
+    pair.settle(1);
+    pair.client.unsubscribe([service(1)]);
+    let request = pair.client.take_request().unwrap();
+    pair.session.on_request(pair.now, request).unwrap();
+    let commit = pair.poll().send.remove(0);
+    let refuse = |_: &weft_wire::delta::Set<'_>| {
+        Err::<(), _>(vec![Rejection { collection: service(0), entry: String::new(), reason: "not now".into() }])
+    };
+    let (answer, _) = pair.client.on_response(commit, refuse).unwrap();
+    pair.session.on_request(pair.now, answer).unwrap();
+    assert!(pair.client.fragments().contains_key(&service(1)));
+    pair.settle(10);
+    assert!(!pair.client.fragments().contains_key(&service(1)));
+    assert!(pair.session.is_current(&pair.all) || !pair.session.status().rejected.is_empty());
+}
+
+#[test]
+fn leaving_and_coming_back_in_a_hurry_confuses_nobody() {
+    let mut pair = Pair::new(vec![put_service(0, 80, Balance::PeakEwma)], &[service(0), service(1)]);
+    pair.settle(1);
+    pair.take_sent();
+    let mut requests = Vec::new();
+    for _ in 0..2 {
+        pair.client.unsubscribe([service(0)]);
+        requests.extend(pair.client.take_request());
+        pair.client.subscribe([service(0)]);
+        requests.extend(pair.client.take_request());
+    }
+    // a set is made after each of them; all answers arrive later
+    for request in requests {
+        pair.session.on_request(pair.now, request).unwrap();
+        for response in pair.poll().send {
             pair.deliver(response);
-            applied = pair.client.applied().is_some();
         }
     }
-    assert!(responses >= 6, "{responses} responses");
-    assert_eq!(pair.client.fragments()[&endpoints(0)].len(), 20_000);
+    assert_eq!(pair.session.status().rejected_set, None);
+    assert_eq!(pair.take_sent(), ["commit", "service/shop/s0", "commit", "commit", "service/shop/s0", "commit"]);
+    assert!(pair.session.is_current(&pair.all));
 }
 
 #[test]
@@ -376,6 +466,7 @@ fn a_server_that_is_behind_its_client_says_nothing() {
     pair.take_sent();
     pair.settle(5);
     assert_eq!(pair.take_sent(), [""; 0]);
+    assert_eq!(pair.session.status().waiting_for, Some(Revision::new(1, 5)));
     pair.all = current;
     pair.settle(5);
     assert_eq!(pair.take_sent(), ["commit"]);
