@@ -250,7 +250,7 @@ fn command_of(process: &Path) -> String {
     const SHOWN: usize = 80;
     let raw = fs::read(process.join("cmdline")).unwrap_or_default();
     let text = String::from_utf8_lossy(&raw).replace('\0', " ");
-    text.trim().chars().take(SHOWN).collect()
+    text.chars().take(SHOWN).collect::<String>().trim().to_owned()
 }
 
 impl fmt::Display for Holder {

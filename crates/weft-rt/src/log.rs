@@ -61,10 +61,16 @@ pub struct Chain<'a>(&'a dyn Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self.0, f)?;
+        let mut told = self.0.to_string();
+        f.write_str(&told)?;
         let mut cause = self.0.source();
         while let Some(e) = cause {
-            write!(f, ": {e}")?;
+            let text = e.to_string();
+            // some errors of others print their source themselves
+            if !told.ends_with(&text) {
+                write!(f, ": {text}")?;
+            }
+            told = text;
             cause = e.source();
         }
         Ok(())
@@ -83,5 +89,7 @@ mod tests {
     fn prints_every_cause_once() {
         let e = Outer(std::io::Error::other("it rained"));
         assert_eq!(chain(&e).to_string(), "cannot read the map: it rained");
+        let e = Outer(std::io::Error::other(Outer(std::io::Error::other("it rained"))));
+        assert_eq!(chain(&e).to_string(), "cannot read the map: it rained", "an error may print its source itself");
     }
 }

@@ -33,7 +33,7 @@ fn judge(headers: &HeaderMap, sha256: &str) -> Result<(), Failure> {
     let token = bearer.or_else(|| headers.get(CONSUL_TOKEN).and_then(|v| v.to_str().ok()));
     let Some(token) = token else {
         return Err(Failure::unauthorized(
-            "no token; send `Authorization: Bearer …` with the content of <data>/admin.token, or set WEFT_ADMIN_TOKEN for the command line",
+            "no token; send `Authorization: Bearer …` with the content of <data>/admin.token, or name that file with --token-file or WEFT_TOKEN_FILE",
         ));
     };
     // hashes are compared, so that time says nothing of the token

@@ -120,12 +120,13 @@ async fn changed(api: &Api, path: &str, documents: String, dry: bool, newest: &m
     for result in list(&reply.json, "results") {
         let outcome = text(result, "result");
         let suffix = if dry { " (dry run)" } else { "" };
-        println!("{} {outcome}{suffix}", text(result, "resource"));
+        let resource = Some(text(result, "resource")).filter(|r| !r.is_empty()).unwrap_or_else(|| "document".into());
+        println!("{resource} {outcome}{suffix}");
         for warning in list(result, "warnings") {
             eprintln!("  warning: {}", warning.as_str().unwrap_or_default());
         }
         for v in list(result, "violations") {
-            eprintln!("  {}", text(v, "message"));
+            eprintln!("  {}", text(v, "text"));
         }
         if matches!(outcome.as_str(), "invalid" | "conflict" | "failed") {
             code = 2;
@@ -168,7 +169,7 @@ fn state(object: &Value) -> String {
         .iter()
         .chain(parents)
         .filter(|c| text(c, "status") != "True")
-        .map(|c| format!("{}={}: {}", text(c, "type"), text(c, "status"), text(c, "message")))
+        .map(|c| format!("{}={}: {}", text(c, "type"), text(c, "status"), text(c, "message").replace('\n', "; ")))
         .collect();
     if bad.is_empty() { "ok".into() } else { bad.join("; ") }
 }
