@@ -4,12 +4,10 @@ use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::{
-    net::{TcpStream, UnixStream},
-    sync::watch,
-};
+use tokio::{net::UnixStream, sync::watch};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use weft_identity::{ALPN_H2, KeyHash, WallClock, client_config, control_plane_id, join_client_config};
+use weft_rt::net::{Net, Stream};
 use weft_wire::grpc::{self, Channel, TransportError};
 
 use crate::tls::Credentials;
@@ -21,9 +19,15 @@ const CONNECT: Duration = Duration::from_secs(5);
 const AUTHORITY: &str = "control-plane.weft.internal";
 
 /// Before there is an identity: whoever answers must hold the root whose key is `pin`.
-pub fn pinned(server: SocketAddr, pin: KeyHash, clock: &WallClock) -> Result<Channel, TransportError> {
+pub fn pinned(
+    net: &Arc<dyn Net>,
+    server: SocketAddr,
+    pin: KeyHash,
+    clock: &WallClock,
+) -> Result<Channel, TransportError> {
     let config = join_client_config(pin, &[ALPN_H2], clock);
-    grpc::channel(AUTHORITY, move || tls(server, config.clone()))
+    let net = net.clone();
+    grpc::channel(AUTHORITY, move || tls(net.clone(), server, config.clone()))
 }
 
 /// On this host: the server knows us by the credentials of the socket.
@@ -37,28 +41,29 @@ pub fn socket(path: &Path) -> Result<Channel, TransportError> {
 
 /// With the SVID that is current whenever a connection is made.
 pub fn identified(
+    net: &Arc<dyn Net>,
     server: SocketAddr,
     credentials: watch::Receiver<Option<Arc<Credentials>>>,
     clock: &WallClock,
 ) -> Result<Channel, TransportError> {
-    let clock = clock.clone();
+    let (net, clock) = (net.clone(), clock.clone());
     grpc::channel(AUTHORITY, move || {
         let current = credentials.borrow().clone();
         let config = current.map(|c| {
             let expected = control_plane_id(&c.svid.id().trust_domain());
             client_config(&c.svid, &c.trust, &[expected], &[ALPN_H2], &clock)
         });
+        let net = net.clone();
         async move {
             let config = config.ok_or_else(|| io::Error::other("there is no identity yet"))?;
-            tls(server, config).await
+            tls(net, server, config).await
         }
     })
 }
 
-async fn tls(server: SocketAddr, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+async fn tls(net: Arc<dyn Net>, server: SocketAddr, config: Arc<ClientConfig>) -> io::Result<TlsStream<Stream>> {
     let connected = tokio::time::timeout(CONNECT, async {
-        let io = TcpStream::connect(server).await?;
-        io.set_nodelay(true)?;
+        let io = net.connect(server.into()).await?;
         // an address as the name sends no SNI; the verifier looks at identities alone
         TlsConnector::from(config).connect(ServerName::IpAddress(server.ip().into()), io).await
     });

@@ -8,7 +8,7 @@ use weft_identity::{
     csr::KeyPair,
     rotate::{self, Now, State, Step},
 };
-use weft_rt::{Clock, Dice};
+use weft_rt::{Clock, Dice, net::Net};
 use weft_wire::{
     grpc::{Channel, WorkloadApiClient},
     v1::RenewRequest,
@@ -22,6 +22,7 @@ use crate::tls::Credentials;
 
 /// Keeps one workload's credentials current, for ever.
 pub struct Identity {
+    pub net: Arc<dyn Net>,
     pub proof: Proof,
     pub claim: Claim,
     pub clock: Clock,
@@ -42,7 +43,7 @@ impl Identity {
         let key = KeyPair::generate().map_err(|e| JoinError::Key(e.to_string()))?;
         let mut state = State::NONE;
         loop {
-            match join::join(&self.proof, &self.claim, &key, &wall).await {
+            match join::join(&self.net, &self.proof, &self.claim, &key, &wall).await {
                 Ok(credentials) => return Ok(self.obtained(&state, credentials)),
                 Err(e) if e.is_final() => return Err(e),
                 Err(e) => {

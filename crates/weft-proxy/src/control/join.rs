@@ -1,10 +1,11 @@
 //! The first identity: a join token, or the peer credentials of a socket on this host.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc};
 
 use rustls_pki_types::CertificateDer;
 use weft_identity::{Bundle, KeyHash, Revocations, Svid, Trust, WallClock, csr::KeyPair};
 use weft_model::TrustDomain;
+use weft_rt::net::Net;
 use weft_wire::{
     grpc::{Code, Status, WorkloadApiClient},
     v1::{Issued, JoinRequest},
@@ -54,8 +55,10 @@ pub enum JoinError {
     /// Trying again changes nothing.
     #[error("the control plane refuses to let this workload join: {0}")]
     Refused(String),
-    #[error("the control plane at {server} is not the one that made the join token: {why}; make a new token there")]
-    Foreign { server: String, why: String },
+    #[error(
+        "the control plane at {server} is not the one that made the join token (its root is another); make a new token there"
+    )]
+    Foreign { server: String },
     #[error("cannot make a key for this workload: {0}")]
     Key(String),
     #[error("the control plane answered with an identity that cannot be used: {0}")]
@@ -94,10 +97,16 @@ impl JoinError {
 }
 
 /// One attempt. The same `key` every time: a retry of a spent token by the key that spent it succeeds.
-pub async fn join(proof: &Proof, claim: &Claim, key: &KeyPair, clock: &WallClock) -> Result<Credentials, JoinError> {
+pub async fn join(
+    net: &Arc<dyn Net>,
+    proof: &Proof,
+    claim: &Claim,
+    key: &KeyPair,
+    clock: &WallClock,
+) -> Result<Credentials, JoinError> {
     let csr_der = key.csr().map_err(|e| JoinError::Key(e.to_string()))?;
     let (channel, token_id, secret) = match proof {
-        Proof::Token { server, token } => (connect::pinned(*server, token.pin, clock), &*token.id, &*token.secret),
+        Proof::Token { server, token } => (connect::pinned(net, *server, token.pin, clock), &*token.id, &*token.secret),
         Proof::Socket(path) => (connect::socket(path), "", ""),
     };
     let unreachable = |why: String| JoinError::Unreachable { server: proof.server(), why };
@@ -138,7 +147,8 @@ impl Proof {
 
     fn failed(&self, status: &Status) -> JoinError {
         let why = match std::error::Error::source(status) {
-            Some(source) => chain(source),
+            // tonic's own words for it say nothing
+            Some(source) => chain(source).trim_start_matches("transport error: ").to_owned(),
             None => status.message().to_owned(),
         };
         match status.code() {
@@ -148,7 +158,7 @@ impl Proof {
             | Code::FailedPrecondition
             | Code::NotFound => JoinError::Refused(status.message().into()),
             // the pinned root is not what answered: another server, or somebody in between
-            _ if why.contains("pin") => JoinError::Foreign { server: self.server(), why },
+            _ if why.contains("pin") => JoinError::Foreign { server: self.server() },
             _ => JoinError::Unreachable { server: self.server(), why },
         }
     }

@@ -15,7 +15,10 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use weft_model::{Name, NameError, ServiceKey, Uid};
-use weft_rt::{Clock, Dice, Tasks};
+use weft_rt::{
+    Clock, Dice, Tasks,
+    net::{Net, System},
+};
 use weft_snapshot::snapshot::Snapshot;
 use weft_wire::v1::{CheckResult, Drained, Register};
 
@@ -59,6 +62,7 @@ pub enum StartError {
 pub struct Joined {
     pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    net: Arc<dyn Net>,
     config: Config,
     clock: Clock,
     identity: Identity,
@@ -87,9 +91,21 @@ pub async fn join(
     dice: Dice,
     waiting: impl FnMut(&JoinError),
 ) -> Result<Joined, StartError> {
+    join_over(Arc::new(System), config, clock, dice, waiting).await
+}
+
+/// The same over another network than the operating system's.
+pub async fn join_over(
+    net: Arc<dyn Net>,
+    config: Config,
+    clock: Clock,
+    dice: Dice,
+    waiting: impl FnMut(&JoinError),
+) -> Result<Joined, StartError> {
     let kept = config.state.as_deref().map(Kept::open).transpose()?;
     let (published, credentials) = watch::channel(None);
     let mut identity = Identity {
+        net: net.clone(),
         proof: config.proof.clone(),
         claim: config.claim.clone(),
         clock: clock.clone(),
@@ -104,7 +120,7 @@ pub async fn join(
     let (wanted, wants) = watch::channel(config.upstreams.clone());
     let kept = config.state.as_deref().map(Kept::open).transpose()?;
     let (discovery, snapshots) = Discovery::new(&config.uid, &trust_domain, namespace, wants, kept);
-    Ok(Joined { credentials, snapshots, config, clock, identity, rotation, discovery, wanted })
+    Ok(Joined { net, credentials, snapshots, config, clock, identity, rotation, discovery, wanted })
 }
 
 // === impl Joined ===
@@ -113,7 +129,7 @@ impl Joined {
     /// Registers, subscribes, and keeps all of it up until dropped.
     pub fn attach(self, register: Register, answers: Answers) -> Result<Control, StartError> {
         let wall = identity::wall_clock(&self.clock);
-        let channel = connect::identified(self.config.server, self.credentials.clone(), &wall);
+        let channel = connect::identified(&self.net, self.config.server, self.credentials.clone(), &wall);
         let channel = channel.map_err(|e| StartError::Channel(weft_rt::log::chain(&e).to_string()))?;
         let (results, found) = mpsc::channel(64);
         let (commands, orders) = mpsc::channel(4);
