@@ -625,7 +625,8 @@ async fn race(io: &mut Io, seen: &mut BytesMut, mut app: Io) -> (std::io::Result
 /// Requests of an HTTP/1 connection, one after the other.
 pub async fn http1(io: Io, role: &Role) {
     let mut server = h1::server::Server::new(io);
-    let mut drain = role.drain().clone();
+    let (mut drain, mut end) = (role.drain().clone(), role.drain().clone());
+    let mut forced = std::pin::pin!(end.forced());
     loop {
         let next = {
             let (idle, head) = (tokio::time::sleep(IDLE), tokio::time::sleep(HEAD));
@@ -648,7 +649,12 @@ pub async fn http1(io: Io, role: &Role) {
             Ok(None) => return server.close().await,
             Ok(Some(x)) => {
                 let reply = Reply::H1(x.reply);
-                role.request(x.head, x.body, &reply).await;
+                tokio::select! {
+                    biased; // an answer that is ready goes out
+                    () = role.request(x.head, x.body, &reply) => {}
+                    // out of time: what was sent so far must not look complete
+                    () = &mut forced => return reply.abort(),
+                }
                 let Reply::H1(reply) = reply else { return };
                 if !server.settle(&reply).await {
                     return server.close().await;

@@ -8,6 +8,7 @@
 //! ```
 
 use std::{
+    cell::RefCell,
     collections::BTreeSet,
     io,
     net::SocketAddr,
@@ -24,7 +25,7 @@ use tokio::{
     sync::{mpsc, watch},
     task::LocalSet,
 };
-use weft_model::{Protocol, ServiceKey, Uid};
+use weft_model::{Protocol, Revision, ServiceKey, Uid};
 use weft_rt::{
     Clock, Dice,
     drain::{self, Hasten, Trigger},
@@ -120,6 +121,7 @@ pub struct Sidecar {
     hasten: [Hasten; 2],
     end: Mutex<Option<Trigger>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    applied: watch::Receiver<Vec<Revision>>,
 }
 
 /// What a listener is for.
@@ -154,6 +156,8 @@ struct Plan {
     watches: Arc<Mutex<(Option<drain::Watch>, Option<drain::Watch>)>>,
     end: drain::Observer,
     loads: Arc<Vec<Arc<AtomicUsize>>>,
+    /// Which snapshot each worker decides by.
+    applied: watch::Sender<Vec<Revision>>,
 }
 
 // === impl Sidecar ===
@@ -192,6 +196,7 @@ impl Sidecar {
             watches: Arc::new(Mutex::new((Some(inbound_watch), Some(outbound_watch)))),
             end: end.observer(),
             loads: Arc::new(std::iter::repeat_with(Arc::default).take(count).collect()),
+            applied: watch::Sender::new(vec![Revision::ZERO; count]),
         };
         let threads = start_threads(&plan, count, listeners).map_err(StartError::Thread)?;
         Ok(Self {
@@ -201,11 +206,24 @@ impl Sidecar {
             outbound: Mutex::new(Some(outbound)),
             end: Mutex::new(Some(end)),
             threads: Mutex::new(threads),
+            applied: plan.applied.subscribe(),
         })
     }
 
     pub fn bound(&self) -> &Bound {
         &self.bound
+    }
+
+    /// The revision by which every worker decides.
+    pub fn applied(&self) -> Revision {
+        least(&self.applied.borrow())
+    }
+
+    /// Resolves when every worker decides by `revision` or a later one: what was open was judged by it.
+    pub async fn when_applied(&self, revision: Revision) {
+        let mut seen = self.applied.clone();
+        // an error means that the workers are gone: they decide nothing any more
+        let _ = seen.wait_for(|all| least(all) >= revision).await;
     }
 
     /// Stops taking mesh connections, says GOAWAY, and waits until what is in flight has ended. True: it ended in time.
@@ -249,6 +267,10 @@ impl Drop for Sidecar {
         self.hasten();
         drop(take(&self.end));
     }
+}
+
+fn least(all: &[Revision]) -> Revision {
+    all.iter().copied().min().unwrap_or(Revision::ZERO)
 }
 
 fn take<T>(m: &Mutex<Option<T>>) -> Option<T> {
@@ -319,8 +341,16 @@ async fn worker(
         (watches.0.clone(), watches.1.clone())
     };
     let (Some(inbound), Some(outbound)) = (inbound, outbound) else { return };
-    let here = Rc::new(Here { w: w.clone(), upstreams, inbound, outbound, ix, plan: plan.clone() });
+    let here = Rc::new(Here {
+        w: w.clone(),
+        upstreams,
+        inbound: RefCell::new(Some(inbound)),
+        outbound: RefCell::new(Some(outbound)),
+        ix,
+        plan: plan.clone(),
+    });
     let mut tasks = weft_rt::Tasks::new();
+    tasks.spawn_local("closing", closing(here.clone()));
     for (door, reserved) in listeners {
         match reserved.open() {
             Ok(l) => tasks.spawn_local("acceptor", accept(here.clone(), door, l, senders.clone())),
@@ -328,36 +358,49 @@ async fn worker(
         }
     }
     drop(senders);
-    // Acceptors and connections hold the watches from here on; when they are gone, a drain is done
+    // Workers and connections hold the watches from here on; when they are gone, a drain is done
     {
         let mut watches = lock(&plan.watches);
         if ix + 1 == plan.loads.len() {
             *watches = (None, None);
         }
     }
-    let taking = {
-        let here = Rc::downgrade(&here);
-        async move {
-            while let Some(h) = handed.recv().await {
-                if let (Some(here), Ok(stream)) = (here.upgrade(), h.stream.attach()) {
-                    here.serve(h.door, stream, h.peer);
-                }
+    let taking = async move {
+        while let Some(h) = handed.recv().await {
+            if let Ok(stream) = h.stream.attach() {
+                here.serve(h.door, stream, h.peer);
             }
         }
     };
-    drop(here);
     tasks.spawn_local("taking", taking);
-    w.keep(&plan.deps, plan.end.clone()).await;
+    let told = |revision| plan.applied.send_modify(|all| all.iter_mut().skip(ix).take(1).for_each(|r| *r = revision));
+    w.keep(&plan.deps, plan.end.clone(), &told).await;
 }
 
 /// What a worker needs to serve a connection.
 struct Here {
     w: Rc<Worker>,
     upstreams: Rc<Vec<Rc<Upstream>>>,
-    inbound: drain::Watch,
-    outbound: drain::Watch,
+    /// Given to connections until the drain begins.
+    inbound: RefCell<Option<drain::Watch>>,
+    outbound: RefCell<Option<drain::Watch>>,
     ix: usize,
     plan: Plan,
+}
+
+/// A worker is no reason to wait: from the beginning of a drain its connections alone are.
+async fn closing(here: Rc<Here>) {
+    let (mut inbound, mut outbound) = (here.plan.inbound.clone(), here.plan.outbound.clone());
+    tokio::join!(
+        async {
+            inbound.draining().await;
+            *here.inbound.borrow_mut() = None;
+        },
+        async {
+            outbound.draining().await;
+            *here.outbound.borrow_mut() = None;
+        },
+    );
 }
 
 /// Accepts until the drain begins, for the least loaded worker.
@@ -399,17 +442,20 @@ impl Here {
             },
         };
         let load = self.plan.loads.get(self.ix).cloned().map(Loaded::new);
-        let (w, inbound, outbound) = (self.w.clone(), self.inbound.clone(), self.outbound.clone());
+        let w = self.w.clone();
+        let watch = if matches!(door, Door::Mesh) { &self.inbound } else { &self.outbound };
+        // draining: what was accepted at the last moment is let go, unserved
+        let Some(watch) = watch.borrow().clone() else { return };
         // its end is waited for by the drain's token that it holds
         weft_rt::tasks::spawn_local(async move {
             let _load = load;
             match door {
                 Door::Mesh => match peer {
-                    Some(from) => serve::mesh(w, stream, from, inbound).await,
+                    Some(from) => serve::mesh(w, stream, from, watch).await,
                     None => tracing::debug!("mesh connection without an address"),
                 },
-                Door::Upstream(u) => upstream(w, &u, stream, peer, outbound).await,
-                Door::Explicit => crate::explicit::serve(w, stream, peer, outbound).await,
+                Door::Upstream(u) => upstream(w, &u, stream, peer, watch).await,
+                Door::Explicit => crate::explicit::serve(w, stream, peer, watch).await,
             }
         })
         .detach();

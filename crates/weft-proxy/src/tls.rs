@@ -6,8 +6,8 @@ use rustls::server::Acceptor;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 use weft_identity::{
-    ALPN_H2, ALPN_WEFT1, ClientAuth, Presented, ServerIdentity, Svid, Trust, WallClock, client_config, negotiated,
-    recheck, server_config,
+    ALPN_H2, ALPN_WEFT1, ClientAuth, Presented, ServerIdentity, Svid, Trust, VerifyError, WallClock, client_config,
+    negotiated, recheck, server_config,
 };
 use weft_model::{SpiffeId, Uid, Wall};
 use weft_rt::{log::chain, net::Stream};
@@ -103,9 +103,15 @@ pub async fn connect(
     };
     let failed = |kind| Failure::before_sending(kind, Side::Upstream);
     let tls = TlsConnector::from(config).connect(name, stream).await.map_err(|e| {
-        let unexpected = e.to_string().contains("expected spiffe://");
-        let kind = if unexpected { FailureKind::IdentityMismatch } else { FailureKind::TlsFailed };
-        failed(kind).with_detail(chain(&e))
+        let verdict = e.get_ref().and_then(|e| e.downcast_ref()).and_then(VerifyError::in_handshake);
+        let kind = match verdict {
+            Some(VerifyError::UnexpectedId { .. }) => FailureKind::IdentityMismatch,
+            _ => FailureKind::TlsFailed,
+        };
+        match verdict {
+            Some(v) => failed(kind).with_detail(chain(v)),
+            None => failed(kind).with_detail(chain(&e)),
+        }
     })?;
     let shaken = shaken(tls.get_ref().1, None, &c.trust, clock.now()).ok_or_else(|| failed(FailureKind::TlsFailed))?;
     Ok((TlsStream::Client(tls), shaken))
@@ -129,7 +135,13 @@ fn shaken(conn: &rustls::CommonState, sni: Option<Arc<str>>, trust: &Trust, now:
 }
 
 fn refused(e: std::io::Error) -> Failure {
-    Failure::new(FailureKind::PeerUntrusted, Side::Downstream).with_detail(chain(&e))
+    match e.get_ref().and_then(|e| e.downcast_ref()).and_then(VerifyError::in_handshake) {
+        Some(v @ VerifyError::Revoked { .. }) => {
+            Failure::new(FailureKind::PeerRevoked, Side::Downstream).with_detail(chain(v))
+        }
+        Some(v) => Failure::new(FailureKind::PeerUntrusted, Side::Downstream).with_detail(chain(v)),
+        None => Failure::new(FailureKind::PeerUntrusted, Side::Downstream).with_detail(chain(&e)),
+    }
 }
 
 fn no_identity() -> Failure {

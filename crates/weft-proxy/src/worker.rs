@@ -100,17 +100,24 @@ impl Worker {
         Rc::new(w)
     }
 
-    /// Follows snapshot and credentials, judges what is open anew, and looks after the pools. Ends with `stop`.
-    pub async fn keep(self: &Rc<Self>, deps: &Deps, mut stop: drain::Observer) {
+    /// Follows snapshot and credentials, judges what is open anew, and looks after the pools. Ends with `stop`. `applied`
+    /// is told each revision by which this worker decides from then on.
+    pub async fn keep(self: &Rc<Self>, deps: &Deps, mut stop: drain::Observer, applied: &dyn Fn(weft_model::Revision)) {
         let (mut snapshots, mut credentials) = (deps.snapshots.clone(), deps.credentials.clone());
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut snapshots_end, mut credentials_end) = (false, false);
+        applied(self.snapshot().revision);
         loop {
             tokio::select! {
                 biased; // a change of policy goes before everything
                 r = snapshots.changed(), if !snapshots_end => match r {
-                    Ok(()) => self.swap(snapshots.borrow_and_update().clone()),
+                    Ok(()) => {
+                        let new = snapshots.borrow_and_update().clone();
+                        let revision = new.revision;
+                        self.swap(new);
+                        applied(revision);
+                    }
                     // Its maker is gone: we serve on what we have
                     Err(_) => snapshots_end = true,
                 },

@@ -3,5 +3,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod drain;
+mod explicit;
 mod http1;
+mod http2;
+mod mesh;
 mod origin;
+mod policy;
+mod retry;
+mod smuggling;
+mod tcp;

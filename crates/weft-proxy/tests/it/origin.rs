@@ -10,6 +10,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinSet,
 };
 
@@ -20,6 +21,7 @@ pub struct Origin {
     pub addr: SocketAddr,
     /// Everything that any connection sent, if `serve` logs it.
     pub log: Arc<Mutex<Vec<u8>>>,
+    accepted: watch::Receiver<usize>,
     _tasks: JoinSet<()>,
 }
 
@@ -33,14 +35,16 @@ impl Origin {
         let log = Arc::new(Mutex::new(Vec::new()));
         let logged = log.clone();
         let mut tasks = JoinSet::new();
+        let (count, accepted) = watch::channel(0);
         tasks.spawn(async move {
             let mut conns = JoinSet::new();
             loop {
                 let (s, _) = l.accept().await.unwrap();
+                count.send_modify(|n| *n += 1);
                 conns.spawn(serve(s, logged.clone()));
             }
         });
-        Self { addr, log, _tasks: tasks }
+        Self { addr, log, accepted, _tasks: tasks }
     }
 
     /// Logs every byte, and answers each head (with its body by `content-length` or chunks) with `answer`.
@@ -65,6 +69,12 @@ impl Origin {
             let _ = w.shutdown().await;
         })
         .await
+    }
+
+    /// Waits until so many connections came.
+    pub async fn accepted(&self, n: usize) {
+        let mut seen = self.accepted.clone();
+        tokio::time::timeout(LIMIT, seen.wait_for(|c| *c >= n)).await.expect("timed out").unwrap();
     }
 
     pub fn logged(&self) -> String {

@@ -206,12 +206,18 @@ pub fn endpoint(
 
 /// Keeps records for tests to look at.
 #[derive(Default)]
-pub struct Records(Mutex<Vec<Record>>, tokio::sync::Notify);
+pub struct Records(Mutex<Vec<Record>>, tokio::sync::Notify, std::sync::atomic::AtomicUsize);
 
 impl Sink for Records {
     fn take(&self, record: Box<Record>) {
         self.0.lock().unwrap().push(*record);
         self.1.notify_waiters();
+    }
+
+    fn handshake(&self, h: &weft_proxy::record::Handshake<'_>) {
+        if h.failure.is_none() {
+            self.2.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
     }
 }
 
@@ -232,6 +238,11 @@ impl Records {
         tokio::time::timeout(Duration::from_secs(20), wait).await.expect("no such record")
     }
 
+    /// Successful TLS handshakes so far.
+    pub fn handshakes(&self) -> usize {
+        self.2.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
     pub fn count(&self) -> usize {
         self.0.lock().unwrap().len()
     }
@@ -242,6 +253,14 @@ pub struct Proxy {
     pub snapshots: watch::Sender<Arc<Snapshot>>,
     pub credentials: watch::Sender<Option<Arc<Credentials>>>,
     pub records: Arc<Records>,
+}
+
+impl Proxy {
+    /// Waits until the proxy's worker uses revision `n`.
+    pub async fn when_revision(&self, n: u64) {
+        let applied = self.sidecar.when_applied(Revision::new(1, n));
+        tokio::time::timeout(Duration::from_secs(20), applied).await.expect("not applied");
+    }
 }
 
 pub struct Start {
