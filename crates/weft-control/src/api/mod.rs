@@ -18,7 +18,7 @@
 //! | `GET /api`, `/apis`, `/apis/{group}`, `/apis/{group}/{version}`, `/api/v1`, `/version`, `/openapi/v2` | discovery |
 //! | `GET /api/v1/namespaces[/{ns}]` | namespaces that something is in |
 //! | `GET …/{plural}`, `…/namespaces/{ns}/{plural}` | list; `?watch=true[&resourceVersion=][&allowWatchBookmarks=true][&timeoutSeconds=]` streams `{type, object}` lines; `labelSelector`, `fieldSelector=metadata.name=`, `metadata.namespace=` |
-//! | `GET …/{plural}/{name}[/status]` | one; with `Accept: application/json;as=Table` a table |
+//! | `GET …/{plural}/{name}[/status]` | one, with `status.proxies: {acknowledged, total, percent}` as of now; with `Accept: application/json;as=Table` a table |
 //! | `POST …/{plural}` | create: 201, 409 `AlreadyExists` |
 //! | `PUT …/{name}` | replace; 409 `Conflict` when `metadata.resourceVersion` is another |
 //! | `PATCH …/{name}` | `application/apply-patch+yaml`, `merge-patch+json`, `strategic-merge-patch+json` (as a merge patch), `json-patch+json` is refused |

@@ -61,7 +61,8 @@ pub async fn get((State(control), Path(path), Query(params), headers): Parts, gr
     match target.key() {
         Some(key) => {
             let doc = state.docs.get(&key).ok_or_else(|| missing(&key))?;
-            let object = present::object(&state, &key, &doc.resource);
+            let mut object = present::object(&state, &key, &doc.resource);
+            programmed(&control, doc, &mut object);
             Ok(shown(&control, &headers, state.revision.n, vec![object], |mut o| o.pop().unwrap_or_default()))
         }
         None => {
@@ -364,6 +365,17 @@ fn one_yaml(body: &[u8]) -> Answer<Value> {
         }
         (Some(Err(v)), true) => Err(Failure::invalid(None, &v)),
         _ => Err(Failure::bad_request("the body must be one document")),
+    }
+}
+
+/// How many of the proxies connected here have applied this version of the resource: asked now, stored nowhere.
+fn programmed(control: &Control, doc: &state::Doc, object: &mut Value) {
+    let (Some(map), Some(acked)) = (object.as_object_mut(), control.sessions.acked(doc.modified)) else { return };
+    let done = acked.iter().filter(|a| a.done).count();
+    let percent = if acked.is_empty() { 100 } else { done * 100 / acked.len() };
+    let proxies = json!({ "acknowledged": done, "total": acked.len(), "percent": percent });
+    if let Some(status) = map.entry("status").or_insert_with(|| json!({})).as_object_mut() {
+        status.insert("proxies".into(), proxies);
     }
 }
 

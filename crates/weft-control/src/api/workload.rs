@@ -263,6 +263,12 @@ impl Attached {
         self.control.liveness.renew(&instance.holder()).await.map_err(|e| e.told())?;
         let uid = instance.uid();
         tracing::info!(uid = %uid, id = %self.who, "registered");
+        let state = self.control.replica.state();
+        let other = state.registry.instances_of(&instance.service).find(|s| s.value.identity != self.who);
+        if let Some(other) = other {
+            // callers accept either: a namespace decides by its tokens who may answer for its services
+            tracing::warn!(dst.service = %instance.service, id = %self.who, other = %other.value.identity, "a service is answered by several identities");
+        }
         self.of = Some(instance);
         Ok(Say::Registered(Registered {
             sni: uid.sni(),

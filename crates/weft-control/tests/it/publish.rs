@@ -21,7 +21,7 @@ fn has_deny(fragments: &weft_snapshot::snapshot::Fragments, inbound: &Collection
 }
 
 #[tokio::test]
-async fn nov_05_an_apply_is_waited_for_until_every_proxy_has_it() {
+async fn nov_05_ops_16_an_apply_is_waited_for_until_every_proxy_has_it() {
     let mesh = Mesh::start().await;
     let web = mesh.join("shop", "web").await;
     let (_attached, registered) = attach(&mesh, &web, register("shop", "web", "web-1")).await;
@@ -36,8 +36,12 @@ async fn nov_05_an_apply_is_waited_for_until_every_proxy_has_it() {
     // it has not read yet
     let (_, waited) = mesh.get(&format!("/weft/v1/wait?revision={revision}&timeout=100ms")).await;
     assert_eq!((waited["complete"].clone(), waited["total"].clone()), (json!(false), json!(1)), "{waited:#}");
+    let policy = "/apis/security.istio.io/v1/namespaces/shop/authorizationpolicies/nobody";
+    let proxies = |v: &Value| v["status"]["proxies"].clone();
+    assert_eq!(proxies(&mesh.get(policy).await.1), json!({ "acknowledged": 0, "total": 1, "percent": 0 }));
     proxy.until(|f| has_deny(f, &inbound)).await;
     let (_, waited) = mesh.get(&format!("/weft/v1/wait?revision={revision}&timeout=10s")).await;
+    assert_eq!(proxies(&mesh.get(policy).await.1), json!({ "acknowledged": 1, "total": 1, "percent": 100 }));
     assert_eq!(waited["complete"], true, "{waited:#}");
     let row = &waited["proxies"][0];
     assert_eq!(row["uid"], registered.uid);
