@@ -27,6 +27,7 @@ pub mod tls;
 pub mod tunnel;
 pub mod upstream;
 pub mod worker;
+pub mod workload;
 
 pub use record::{NoSink, Record, Sink};
 pub use sidecar::{Bound, Config, PortRef, Sidecar, Sources, StartError, Upstream};

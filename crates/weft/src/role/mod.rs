@@ -3,5 +3,3 @@
 pub mod dev;
 pub mod run;
 pub mod server;
-mod sidecar;
-mod spec;

@@ -2,30 +2,18 @@
 
 use std::net::SocketAddr;
 
-use weft_agent::check::{Check, Probe};
-use weft_model::Health;
-use weft_wire::v1::{
-    self, CheckDefinition, GrpcCheck, HttpCheck, Locality, Register, RegisterPort, TcpCheck, Upstream, check_definition::Kind,
+use weft_wire::v1::{self, CheckDefinition, Locality, Register, RegisterPort, Upstream};
+
+use super::{
+    Flags, Plan,
+    spec::{ListenSpec, PortSpec, UpstreamSpec},
 };
 
-use crate::{
-    cli,
-    role::{
-        run::Plan,
-        sidecar::Running,
-        spec::{ListenSpec, PortSpec, UpstreamSpec},
-    },
-};
-
-/// Probes that must agree before an instance goes out of use.
-const FAILURES_BEFORE_CRITICAL: u32 = 2;
-
-pub fn register(flags: &cli::Workload, plan: &Plan, sidecar: &Running) -> Register {
+pub fn register(flags: &Flags, plan: &Plan, mesh: SocketAddr, metrics: SocketAddr, checks: Vec<CheckDefinition>) -> Register {
     let (region, zone) = match flags.zone.as_deref().map(|z| z.split_once('/').unwrap_or(("", z))) {
         Some((region, zone)) => (region, zone),
         None => ("", ""),
     };
-    let mesh = sidecar.mesh();
     Register {
         namespace: plan.service.namespace.to_string(),
         service: plan.service.name.to_string(),
@@ -40,9 +28,9 @@ pub fn register(flags: &cli::Workload, plan: &Plan, sidecar: &Running) -> Regist
         app: plan.label("app").into(),
         version: plan.label("version").into(),
         admin_address: None,
-        metrics_address: Some(address(sidecar.metrics())),
+        metrics_address: Some(address(metrics)),
         upstreams: plan.upstreams.iter().map(upstream).collect(),
-        checks: plan.checks.iter().map(check).collect(),
+        checks: checks,
         owner: format!("run/{}", plan.id),
         bypassable: false,
         weight: None,
@@ -75,28 +63,6 @@ fn upstream(spec: &UpstreamSpec) -> Upstream {
     }
 }
 
-fn check(check: &Check) -> CheckDefinition {
-    let kind = match &check.probe {
-        Probe::Http { addr, path } => Kind::Http(HttpCheck { url: format!("http://{addr}{path}"), method: "GET".into(), ..HttpCheck::default() }),
-        Probe::Tcp { addr } => Kind::Tcp(TcpCheck { address: addr.to_string() }),
-        Probe::Grpc { addr, service } => Kind::Grpc(GrpcCheck { address: addr.to_string(), service: service.clone(), tls: false }),
-    };
-    let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-    CheckDefinition {
-        id: check.id.clone(),
-        name: check.id.clone(),
-        kind: Some(kind),
-        interval_ms: millis(check.interval),
-        timeout_ms: millis(check.timeout),
-        success_before_passing: 0,
-        failures_before_warning: 0,
-        failures_before_critical: FAILURES_BEFORE_CRITICAL,
-        deregister_critical_after_ms: 0,
-        // an application that is starting gets nothing (features.md REG-05)
-        initial: v1::Health::Critical.into(),
-    }
-}
-
 fn address(addr: SocketAddr) -> v1::Address {
     let ip: Vec<u8> = match addr {
         SocketAddr::V4(a) => a.ip().octets().into(),
@@ -118,16 +84,5 @@ fn protocol(p: weft_model::Protocol) -> v1::Protocol {
         P::Grpc => v1::Protocol::Grpc,
         P::Tcp => v1::Protocol::Tcp,
         P::Tls => v1::Protocol::Tls,
-    }
-}
-
-pub fn health(h: Health) -> v1::Health {
-    match h {
-        Health::Passing => v1::Health::Passing,
-        Health::Warning => v1::Health::Warning,
-        Health::Unknown => v1::Health::Unknown,
-        Health::Critical => v1::Health::Critical,
-        Health::Draining => v1::Health::Draining,
-        Health::Maintenance => v1::Health::Maintenance,
     }
 }
