@@ -2,8 +2,7 @@
 //! invariants checked after every step; then the faults end, it must heal, and the same seed must leave the same trace.
 //!
 //! ```ignore
-//! let seeds = Seeds::parse(std::env::var("WEFT_SIM_SEEDS").ok().as_deref());
-//! run_all::<MyWorld>(&seeds, 400);
+//! run_all::<MyWorld>(&Seeds::from_env(), 400);
 //! replays_alike::<MyWorld>(7, 400);
 //! ```
 
@@ -262,6 +261,24 @@ impl fmt::Write for Fingerprint {
 // === impl Seeds ===
 
 impl Seeds {
+    /// As `WEFT_SIM_SEEDS` says: see [`Seeds::parse`].
+    pub fn from_env() -> Self {
+        Self::parse(Self::variable().as_deref())
+    }
+
+    /// The same for a simulation whose runs are long: `few` unless the variable says otherwise.
+    pub fn from_env_or(few: u64) -> Self {
+        match Self::variable() {
+            None => Self { first: 0, count: few },
+            some => Self::parse(some.as_deref()),
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one knob of every simulation, read in test binaries only")]
+    fn variable() -> Option<String> {
+        std::env::var("WEFT_SIM_SEEDS").ok()
+    }
+
     /// `None`: the default 64. `"2000"`: so many. `"=7"`: seed 7 alone, as a failure prints it.
     pub fn parse(text: Option<&str>) -> Self {
         let one = text.and_then(|t| t.strip_prefix('=')).and_then(|t| t.parse().ok());
