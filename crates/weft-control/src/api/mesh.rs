@@ -113,10 +113,13 @@ fn service_json(state: &state::State, key: &ServiceKey) -> Value {
         d.ports.iter().map(port).collect::<Vec<_>>()
     });
     let endpoints = weft_resources::compile_endpoints(&state.world, key);
-    let count = |h: Health| endpoints.values().filter(|e| e.health == h).count();
-    let mut identities: Vec<_> = endpoints.values().flat_map(|e| &e.identities).map(ToString::to_string).collect();
-    identities.sort();
-    identities.dedup();
+    // who only calls has no port and is nobody's endpoint, but is there
+    let mut all: BTreeMap<Uid, Health> = endpoints.iter().map(|(uid, e)| (uid.clone(), e.health)).collect();
+    all.extend(instances.iter().map(|i| (i.value.uid(), view.health(&i.value))));
+    let count = |h: Health| all.values().filter(|health| **health == h).count();
+    let of_endpoints = endpoints.values().flat_map(|e| &e.identities).map(ToString::to_string);
+    let of_instances = instances.iter().map(|i| i.value.identity.to_string());
+    let identities: std::collections::BTreeSet<_> = of_endpoints.chain(of_instances).collect();
     let conflicts = view.merged(key).map(|m| m.conflicts).unwrap_or_default();
     let conflicts: Vec<_> = conflicts
         .iter()
@@ -129,7 +132,7 @@ fn service_json(state: &state::State, key: &ServiceKey) -> Value {
     json!({
         "namespace": key.namespace, "name": key.name, "ports": ports.unwrap_or_default(),
         "instances": {
-            "total": endpoints.len(), "passing": count(Health::Passing), "warning": count(Health::Warning),
+            "total": all.len(), "passing": count(Health::Passing), "warning": count(Health::Warning),
             "unknown": count(Health::Unknown), "critical": count(Health::Critical), "draining": count(Health::Draining),
             "maintenance": count(Health::Maintenance),
         },

@@ -200,3 +200,16 @@ async fn a_proxy_is_told_of_its_own_workload_only() {
     );
     let _: &Client = &other.client;
 }
+
+#[tokio::test]
+async fn whoever_only_calls_is_counted_too() {
+    let mesh = Mesh::start().await;
+    let cli = mesh.join("shop", "cli").await;
+    let r = v1::Register { ports: vec![], ..register("shop", "cli", "cli-1") };
+    let (_attached, _) = attach(&mesh, &cli, r).await;
+    let (_, services) = mesh.get("/weft/v1/services").await;
+    let service = &services["services"][0];
+    assert_eq!(service["instances"]["total"], 1, "{service:#}");
+    assert_eq!(service["instances"]["passing"], 1);
+    assert_eq!(service["identities"][0], cli.svid.id().to_string());
+}
