@@ -6,4 +6,5 @@
 
 pub mod check;
 pub mod child;
+pub mod exposure;
 pub mod janitor;

@@ -211,6 +211,11 @@ impl Workload {
         self.control.results.clone()
     }
 
+    /// The application listens beyond loopback.
+    pub async fn bypassable(&self) {
+        self.control.bypassable().await;
+    }
+
     /// Nothing new comes in: callers are told, then what is in flight ends, at the latest at the deadline.
     pub async fn leave(&self, deadline: Duration) {
         let drained = self.control.drain().await;

@@ -16,6 +16,8 @@ use weft_wire::{
 pub enum Command {
     /// Nothing new for us, please; answered when the callers know, or at the server's bound.
     Drain(oneshot::Sender<Drained>),
+    /// The application turned out to be reachable around its sidecar: register anew, saying so.
+    Bypassable,
     /// We are gone. Answered when the server has written it.
     Deregister(oneshot::Sender<()>),
 }
@@ -64,6 +66,7 @@ impl Attachment {
                     self.standing.send_replace(Standing::Refused { why });
                     return;
                 }
+                Ok(End::Again) => continue,
                 Ok(End::Lost(why)) => {
                     tracing::warn!(why, "registration lost: registering anew");
                     self.standing.send_replace(Standing::Away { why });
@@ -146,6 +149,10 @@ impl Attachment {
                         draining = Some(asked);
                         stream.say(Message::Drain(Drain {})).await?;
                     }
+                    Some(Command::Bypassable) => {
+                        self.register.bypassable = true;
+                        return Ok(End::Again);
+                    }
                     Some(Command::Deregister(done)) => {
                         leaving = Some((stream.say(Message::Deregister(Deregister {})).await?, done));
                     }
@@ -174,6 +181,7 @@ impl Attachment {
                 biased; // commands first: somebody waits for the answer
                 command = self.commands.recv() => match command? {
                     Command::Drain(asked) => drop(asked.send(Drained::default())),
+                    Command::Bypassable => self.register.bypassable = true,
                     Command::Deregister(done) => {
                         let _ = done.send(());
                         return None;
@@ -190,6 +198,8 @@ enum End {
     Deregistered,
     Refused(String),
     Lost(String),
+    /// What we register has changed.
+    Again,
 }
 
 /// Numbers what we say.

@@ -166,6 +166,12 @@ impl Control {
         answer.await.unwrap_or_default()
     }
 
+    /// The application listens beyond loopback: whoever asks for the mesh's status shall know.
+    pub async fn bypassable(&self) {
+        // an ended registration tells nobody anything
+        let _ = self.commands.send(Command::Bypassable).await;
+    }
+
     /// Takes the workload out of the catalog.
     pub async fn deregister(self) {
         let (done, written) = oneshot::channel();

@@ -5,7 +5,10 @@ mod probe;
 use std::{ffi::OsString, time::Duration};
 
 use anyhow::{Result, bail};
-use weft_agent::child::{Application, exit_code};
+use weft_agent::{
+    child::{Application, exit_code},
+    exposure::{self, Exposure},
+};
 use weft_proxy::{
     control::JoinError,
     workload::{Flags, Plan, Readiness, Workload},
@@ -16,6 +19,9 @@ use weft_rt::{
 };
 
 use crate::{cli, place};
+
+/// How often to look where the application listens.
+const EXPOSURE: Duration = Duration::from_secs(2);
 
 pub async fn run(flags: cli::Run) -> Result<u8> {
     if flags.program.is_empty() {
@@ -54,7 +60,11 @@ async fn workload(flags: &Flags, checks: &[String], program: &[OsString]) -> Res
     }
     let code = match program {
         [] => {
-            stop.next().await;
+            tokio::select! {
+                biased; // being told to stop wins
+                _ = stop.next() => {}
+                () = watch_exposure(&plan, &workload) => {}
+            }
             tokio::select! {
                 biased; // a second signal ends the patience
                 _ = stop.next() => workload.hasten(),
@@ -88,6 +98,7 @@ async fn supervise(
         biased; // its end is the end
         status = app.wait() => return Ok(exit_code(status?)),
         signal = stop.next() => signal,
+        () = watch_exposure(plan, workload) => return Ok(0),
     };
     tokio::select! {
         biased; // an application that ends by itself needs no more patience; a second signal ends it
@@ -103,6 +114,26 @@ async fn supervise(
         () = tokio::time::sleep(drain) => killed(&mut app).await?,
     };
     Ok(exit_code(status))
+}
+
+/// Tells once when the application can be reached around its sidecar; never returns.
+async fn watch_exposure(plan: &Plan, workload: &Workload) {
+    let mut look = tokio::time::interval(EXPOSURE);
+    loop {
+        look.tick().await;
+        let exposed = plan.ports.iter().find_map(|p| match exposure::of_port(p.port) {
+            Exposure::Beyond(ip) => Some((p.port, ip)),
+            Exposure::Loopback | Exposure::Unknown => None,
+        });
+        if let Some((port, ip)) = exposed {
+            eprintln!(
+                "weft: the application listens on {ip}:{port}: whoever reaches that address goes around the mesh's policy; \
+                 bind it to 127.0.0.1 if it can be"
+            );
+            workload.bypassable().await;
+            return std::future::pending().await;
+        }
+    }
 }
 
 async fn killed(app: &mut Application) -> Result<std::process::ExitStatus> {
