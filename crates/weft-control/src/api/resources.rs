@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     documents::{self, Intent, Outcome},
+    replica::Committed,
     server::Control,
     state,
 };
@@ -142,9 +143,12 @@ async fn delete_one(control: &Control, target: &Target, params: &Params, version
     let key =
         target.key().ok_or_else(|| Failure::bad_request("name the resource to delete; whole collections are not"))?;
     let done = commit(control, params, Intent::Delete(key.clone(), version), "delete").await?;
-    let uid = done.first().and_then(|d| d.resource.as_ref()?.metadata.uid.clone());
+    // ours beside Kubernetes' fields: what `weft delete --wait` waits for
+    let revision = done.revision.to_string();
+    let uid = done.reply.first().and_then(|d| d.resource.as_ref()?.metadata.uid.clone());
     let info = key.kind.info();
-    let details = json!({ "name": key.name, "group": info.group, "kind": info.plural, "uid": uid });
+    let details =
+        json!({ "name": key.name, "group": info.group, "kind": info.plural, "uid": uid, "revision": revision });
     let status =
         json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
     Ok(axum::Json(status).into_response())
@@ -153,7 +157,7 @@ async fn delete_one(control: &Control, target: &Target, params: &Params, version
 async fn write(control: &Control, target: &Target, params: &Params, intent: Intent) -> Answer {
     let key = intent.key().clone();
     let done = commit(control, params, intent, "apply").await?;
-    let Some(documents::Done { outcome, resource: Some(resource), .. }) = done.into_iter().next() else {
+    let Some(documents::Done { outcome, resource: Some(resource), .. }) = done.reply.into_iter().next() else {
         return Err(Failure::internal("nothing was written"));
     };
     let state = control.replica.state();
@@ -171,7 +175,12 @@ async fn write(control: &Control, target: &Target, params: &Params, intent: Inte
     Ok(response)
 }
 
-async fn commit(control: &Control, params: &Params, intent: Intent, why: &str) -> Answer<Vec<documents::Done>> {
+async fn commit(
+    control: &Control,
+    params: &Params,
+    intent: Intent,
+    why: &str,
+) -> Answer<Committed<Vec<documents::Done>>> {
     let who = params.field_manager.as_deref().map_or_else(|| "admin".to_owned(), |m| format!("admin ({m})"));
     let intents = [intent];
     let committed = if params.is_dry_run()? {
@@ -179,7 +188,7 @@ async fn commit(control: &Control, params: &Params, intent: Intent, why: &str) -
     } else {
         documents::write(&control.replica, &who, why, &intents).await
     };
-    Ok(committed?.reply)
+    Ok(committed?)
 }
 
 // === what was asked ===

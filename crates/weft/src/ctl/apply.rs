@@ -123,10 +123,13 @@ async fn changed(api: &Api, path: &str, documents: String, dry: bool, newest: &m
         let resource = Some(text(result, "resource")).filter(|r| !r.is_empty()).unwrap_or_else(|| "document".into());
         println!("{resource} {outcome}{suffix}");
         for warning in list(result, "warnings") {
-            eprintln!("  warning: {}", warning.as_str().unwrap_or_default());
+            eprintln!("  warning: {}", text(warning, "text"));
         }
         for v in list(result, "violations") {
             eprintln!("  {}", text(v, "text"));
+        }
+        if !text(result, "message").is_empty() {
+            eprintln!("  {}", text(result, "message"));
         }
         if matches!(outcome.as_str(), "invalid" | "conflict" | "failed") {
             code = 2;
@@ -152,13 +155,23 @@ async fn wait(api: &Api, revision: &str, timeout: Duration) -> Result<u8> {
             eprintln!("    rejected {}: {}", text(r, "resource"), text(r, "reason"));
         }
     }
-    println!("revision {revision}: applied by {} of {} proxies", text(&receipt, "acknowledged"), text(&receipt, "total"));
+    println!(
+        "revision {revision}: applied by {} of {} proxies",
+        text(&receipt, "acknowledged"),
+        text(&receipt, "total")
+    );
     Ok(if receipt.get("complete").and_then(Value::as_bool) == Some(true) { 0 } else { 2 })
 }
 
 fn row(object: &Value) -> Vec<String> {
     let meta = object.get("metadata").cloned().unwrap_or_default();
-    vec![text(&meta, "namespace"), text(&meta, "name"), text(&meta, "generation"), text(&meta, "creationTimestamp"), state(object)]
+    vec![
+        text(&meta, "namespace"),
+        text(&meta, "name"),
+        text(&meta, "generation"),
+        text(&meta, "creationTimestamp"),
+        state(object),
+    ]
 }
 
 /// The conditions that are not as they should be, or that all is well.
@@ -168,7 +181,8 @@ fn state(object: &Value) -> String {
     let bad: Vec<_> = list(&status, "conditions")
         .iter()
         .chain(parents)
-        .filter(|c| text(c, "status") != "True")
+        // of this one alone True is the bad news
+        .filter(|c| (text(c, "status") != "True") != (text(c, "type") == "Conflicted"))
         .map(|c| format!("{}={}: {}", text(c, "type"), text(c, "status"), text(c, "message").replace('\n', "; ")))
         .collect();
     if bad.is_empty() { "ok".into() } else { bad.join("; ") }

@@ -2,4 +2,9 @@
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test is a user: it lives in real time")]
 
 mod basics;
+mod fault_control;
+mod fault_load;
+mod input_documents;
+mod input_join;
+mod input_start;
 mod mesh;

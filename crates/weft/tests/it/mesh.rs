@@ -36,6 +36,8 @@ pub fn weft() -> Command {
     for name in ["WEFT_SERVER", "WEFT_TOKEN", "WEFT_TOKEN_FILE", "WEFT_JOIN", "WEFT_DATA", "WEFT_STATE", "RUST_LOG"] {
         weft.env_remove(name);
     }
+    // where the user's own `weft dev` would be found
+    weft.env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR"));
     weft
 }
 
@@ -81,7 +83,12 @@ impl Mesh {
     pub fn start_server(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("server.log")).unwrap();
         let mut server = weft();
-        server.arg("server").arg("--data").arg(self.data()).args(["--http", &self.http.to_string(), "--mesh", &self.grpc.to_string()]);
+        server.arg("server").arg("--data").arg(self.data()).args([
+            "--http",
+            &self.http.to_string(),
+            "--mesh",
+            &self.grpc.to_string(),
+        ]);
         server.args(&self.extra).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.server = Some(server.spawn().unwrap());
         eventually("the server is ready", || match self.server.as_mut().unwrap().try_wait().unwrap() {
@@ -167,21 +174,39 @@ impl Mesh {
         flags: &[&str],
         program: &[&str],
     ) -> Workload {
-        let id = format!("{service}-{}", free_port());
+        self.workload_with(role, service, &self.token(service), port, upstreams, flags, program)
+    }
+
+    /// With a token that was made before.
+    #[expect(clippy::too_many_arguments, reason = "it is the command line")]
+    pub fn workload_with(
+        &self,
+        role: &str,
+        service: &str,
+        token: &str,
+        port: Option<&str>,
+        upstreams: &[&str],
+        flags: &[&str],
+        program: &[&str],
+    ) -> Workload {
+        let given = flags.iter().position(|f| *f == "--id").map(|at| flags[at + 1].to_owned());
+        let id = given.clone().unwrap_or_else(|| format!("{service}-{}", free_port()));
         let stderr = self.dir.path().join(format!("{id}.log"));
         let log = std::fs::File::create(&stderr).unwrap();
         let mut command = weft();
         command
-            .args([role, "--service", service, "--id", &id, "--node", "test"])
+            .args([role, "--service", service, "--node", "test"])
             .args(["--mesh-listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"])
+            .args(given.is_none().then_some(["--id", &id]).iter().flatten())
             .env("WEFT_JOIN", self.grpc.to_string())
-            .env("WEFT_TOKEN", self.token(service))
+            .env("WEFT_TOKEN", token)
             .args(port.map(|p| ["--port", p]).iter().flatten())
             .args(flags);
         let mut addrs = Vec::new();
         for upstream in upstreams {
             let addr = free_addr();
-            let (name, protocol) = upstream.split_once('/').map_or((*upstream, String::new()), |(n, p)| (n, format!("/{p}")));
+            let (name, protocol) =
+                upstream.split_once('/').map_or((*upstream, String::new()), |(n, p)| (n, format!("/{p}")));
             command.args(["--upstream", &format!("{name}={addr}{protocol}")]);
             addrs.push(addr);
         }
@@ -276,7 +301,13 @@ pub fn get(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> std::io::R
 }
 
 /// One request on a connection of its own.
-pub fn request(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<Reply> {
+pub fn request(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> std::io::Result<Reply> {
     let mut io = connect(addr)?;
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n");
     for (name, value) in headers {
@@ -418,7 +449,6 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-#[expect(dead_code, reason = "not every test names files")]
 pub fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
     std::fs::write(&path, text).unwrap();
