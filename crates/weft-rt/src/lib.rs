@@ -11,6 +11,7 @@ pub mod drain;
 pub mod env;
 pub mod listen;
 pub mod log;
+pub mod metrics;
 pub mod net;
 pub mod process;
 mod sys;
