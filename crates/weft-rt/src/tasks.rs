@@ -23,7 +23,7 @@ pub struct Ended {
 /// One task of the current worker thread; dropping it aborts the task.
 #[must_use = "dropping it aborts the task"]
 #[derive(Debug)]
-pub struct Task(AbortHandle);
+pub struct Task(Option<AbortHandle>);
 
 // === impl Tasks ===
 
@@ -108,20 +108,22 @@ type Joined = Result<(tokio::task::Id, &'static str), tokio::task::JoinError>;
 
 impl Task {
     /// Lets it run to its own end: for tasks that hold a drain token, whose end somebody therefore waits for.
-    pub fn detach(self) {
-        std::mem::forget(self);
+    pub fn detach(mut self) {
+        self.0 = None;
     }
 }
 
 impl Drop for Task {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
     }
 }
 
 /// Starts `future` on the current worker's `LocalSet`.
 pub fn spawn_local(future: impl Future<Output = ()> + 'static) -> Task {
-    Task(tokio::task::spawn_local(future).abort_handle())
+    Task(Some(tokio::task::spawn_local(future).abort_handle()))
 }
 
 #[cfg(test)]
@@ -144,6 +146,26 @@ mod tests {
         let mut t = Tasks::new();
         t.spawn("bad", async { panic!("on purpose") });
         assert_eq!(t.drain(Duration::from_secs(10)).await.panicked, ["bad"]);
+    }
+
+    #[tokio::test]
+    async fn a_detached_task_runs_on_and_leaves_nothing_behind() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let held = std::rc::Rc::new(());
+                let (tx, rx) = tokio::sync::oneshot::channel();
+                let inside = held.clone();
+                spawn_local(async move {
+                    let _inside = inside;
+                    let _ = tx.send(());
+                })
+                .detach();
+                assert!(rx.await.is_ok());
+                tokio::task::yield_now().await;
+                assert_eq!(std::rc::Rc::strong_count(&held), 1);
+            })
+            .await;
     }
 
     #[tokio::test]
