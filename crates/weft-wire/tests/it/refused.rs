@@ -154,3 +154,15 @@ fn rejected_authorization_denies_and_never_stays_at_its_older_version() {
     assert!(client.refused().is_empty());
     assert_eq!(**client.fragments()[&inbound].values().next().unwrap(), good(&inbound));
 }
+
+#[test]
+fn rejected_routes_refuse_on_ports_that_come_later_too() {
+    let routes = Collection::Routes { service: world::service_key(0), consumer: "shop".parse().unwrap() };
+    let first = collections().iter().map(|c| put(c, garbage().filter(|_| *c == routes))).collect();
+    let service = world::service(world::service_key(0), 81, Balance::PeakEwma);
+    let later = put(&Collection::Service(world::service_key(0)), Some(encode(&service)));
+    let (_, client) = outcome(vec![first, vec![later]]);
+    let entries = client.fragments().get(&routes).unwrap();
+    let Fragment::Routes(stub) = &**entries.values().next().unwrap() else { panic!("no routes") };
+    assert_eq!(stub.ports.keys().collect::<Vec<_>>(), [&81]);
+}
