@@ -49,7 +49,8 @@ pub async fn serve(w: Rc<Worker>, stream: Stream, peer: Option<SocketAddr>, drai
 }
 
 fn outbound(w: &Rc<Worker>, peer: &Arc<Peer>, service: ServiceKey, port: u16, drain: &drain::Watch) -> Outbound {
-    Outbound { worker: w.clone(), peer: peer.clone(), service, port, protocol: None, drain: drain.clone() }
+    let host = Worker::service_host(&service);
+    Outbound { worker: w.clone(), peer: peer.clone(), service, port, protocol: None, host, drain: drain.clone() }
 }
 
 /// Requests with whole URIs, one after the other, or one CONNECT.

@@ -5,16 +5,14 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     future::poll_fn,
     net::IpAddr,
     rc::Rc,
-    sync::Arc,
     task::{Poll, Waker},
 };
 
 use weft_identity::{Trust, recheck};
-use weft_model::{SpiffeId, Uid, Wall};
+use weft_model::Wall;
 use weft_snapshot::{
     authz::{self, Attributes, Verdict},
     snapshot::Snapshot,
@@ -24,19 +22,15 @@ use crate::{
     codec::RequestHead,
     failure::{Failure, FailureKind, Side},
     head,
+    http::Inbound,
 };
 
 /// Who asked for what, as the decision that let it in saw it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Admission {
-    pub workload: Uid,
-    pub principal: Option<SpiffeId>,
-    /// The presented chain, to be judged again when trust changes.
-    pub chain: Arc<[rustls_pki_types::CertificateDer<'static>]>,
-    pub source_ip: IpAddr,
+    pub by: Rc<Inbound>,
     pub dest_ip: IpAddr,
     pub dest_port: u16,
-    pub sni: Option<Arc<str>>,
     /// A request; `None`: a connection that is not HTTP.
     pub http: Option<Rc<RequestHead>>,
 }
@@ -44,8 +38,14 @@ pub struct Admission {
 /// The flows of one worker.
 #[derive(Default)]
 pub struct Flows {
-    live: RefCell<HashMap<u64, Rc<Flow>>>,
-    next: Cell<u64>,
+    live: RefCell<Live>,
+}
+
+/// Places are used again, so that registering costs a push.
+#[derive(Default)]
+struct Live {
+    places: Vec<Option<Rc<Flow>>>,
+    free: Vec<usize>,
 }
 
 struct Flow {
@@ -57,7 +57,7 @@ struct Flow {
 /// Registered while it lives.
 pub struct Guard {
     flows: Rc<Flows>,
-    id: u64,
+    place: usize,
     flow: Rc<Flow>,
 }
 
@@ -65,24 +65,29 @@ pub struct Guard {
 
 impl Flows {
     pub fn register(self: &Rc<Self>, admission: Admission) -> Guard {
-        let id = self.next.replace(self.next.get().wrapping_add(1));
         let flow = Rc::new(Flow { admission, denied: RefCell::new(None), waker: Cell::new(None) });
-        self.live.borrow_mut().insert(id, flow.clone());
-        Guard { flows: self.clone(), id, flow }
+        let mut live = self.live.borrow_mut();
+        let place = live.free.pop().unwrap_or(live.places.len());
+        match live.places.get_mut(place) {
+            Some(p) => *p = Some(flow.clone()),
+            None => live.places.push(Some(flow.clone())),
+        }
+        Guard { flows: self.clone(), place, flow }
     }
 
     pub fn len(&self) -> usize {
-        self.live.borrow().len()
+        let live = self.live.borrow();
+        live.places.len() - live.free.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.live.borrow().is_empty()
+        self.len() == 0
     }
 
     /// Judges every flow by `snapshot`; returns how many were denied.
     pub fn judge(&self, snapshot: &Snapshot, trust: Option<&Trust>, now: Wall) -> usize {
         let mut denied = 0;
-        for flow in self.live.borrow().values() {
+        for flow in self.live.borrow().places.iter().flatten() {
             if flow.denied.borrow().is_some() {
                 continue;
             }
@@ -103,10 +108,7 @@ impl Flows {
 /// may end (DESIGN section 6). Revocation and a withdrawn root are.
 fn untrusted(a: &Admission, trust: Option<&Trust>, now: Wall) -> Option<Failure> {
     let trust = trust?;
-    if a.chain.is_empty() {
-        return None;
-    }
-    match recheck(&a.chain, &trust.bundle, &trust.revocations, now) {
+    match recheck(&a.by.chain, &trust.bundle, &trust.revocations, now) {
         Ok(_) | Err(weft_identity::VerifyError::Expired { .. } | weft_identity::VerifyError::NotYetValid { .. }) => {
             None
         }
@@ -119,16 +121,16 @@ fn untrusted(a: &Admission, trust: Option<&Trust>, now: Wall) -> Option<Failure>
 
 fn verdict(a: &Admission, snapshot: &Snapshot) -> Option<Failure> {
     let changed = || Failure::new(FailureKind::PolicyChanged, Side::Policy);
-    let Some(view) = snapshot.workload(&a.workload) else {
+    let Some(view) = snapshot.workload(&a.by.workload) else {
         return Some(changed().with_detail("workload is gone"));
     };
     let borrowed = a.http.as_deref().map(head::Borrowed);
     let attributes = Attributes {
-        principal: a.principal.as_ref(),
-        source_ip: a.source_ip,
+        principal: Some(&a.by.principal),
+        source_ip: a.by.source_ip,
         dest_ip: a.dest_ip,
         dest_port: a.dest_port,
-        sni: a.sni.as_deref(),
+        sni: a.by.sni.as_deref(),
         http: borrowed.as_ref().map(head::Borrowed::request),
     };
     match authz::evaluate(&view.inbound, &attributes) {
@@ -155,6 +157,10 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.flows.live.borrow_mut().remove(&self.id);
+        let mut live = self.flows.live.borrow_mut();
+        if let Some(p) = live.places.get_mut(self.place) {
+            *p = None;
+            live.free.push(self.place);
+        }
     }
 }

@@ -79,25 +79,26 @@ pub fn request_id(head: &mut RequestHead, dice: &mut Dice) -> Arc<str> {
         return id.into();
     }
     let id = uuid(dice);
-    if let Ok(v) = HeaderValue::from_str(&id) {
+    if let Ok(mut v) = HeaderValue::from_bytes(&id) {
+        // Never the same twice: as "sensitive" it stays out of HPACK's table, where it would displace what repeats
+        v.set_sensitive(true);
         head.headers.insert(REQUEST_ID, v);
     }
-    id.into()
+    std::str::from_utf8(&id).unwrap_or_default().into()
 }
 
 /// A version 4 UUID.
-fn uuid(dice: &mut Dice) -> String {
-    let (a, b) = (dice.next_u64(), dice.next_u64());
-    let hi = (a & 0xFFFF_FFFF_FFFF_0FFF) | 0x4000;
-    let lo = (b & 0x3FFF_FFFF_FFFF_FFFF) | 0x8000_0000_0000_0000;
-    format!(
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-        hi >> 32,
-        hi >> 16 & 0xFFFF,
-        hi & 0xFFFF,
-        lo >> 48,
-        lo & 0xFFFF_FFFF_FFFF
-    )
+fn uuid(dice: &mut Dice) -> [u8; 36] {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let hi = (dice.next_u64() & 0xFFFF_FFFF_FFFF_0FFF) | 0x4000;
+    let lo = (dice.next_u64() & 0x3FFF_FFFF_FFFF_FFFF) | 0x8000_0000_0000_0000;
+    let mut rest = u128::from(hi) << 64 | u128::from(lo);
+    let mut out = [b'-'; 36];
+    for (_, digit) in out.iter_mut().enumerate().filter(|(i, _)| !matches!(i, 8 | 13 | 18 | 23)) {
+        *digit = HEX.get(usize::try_from(rest >> 124).unwrap_or(0)).copied().unwrap_or(b'0');
+        rest <<= 4;
+    }
+    out
 }
 
 /// Counts this hop; `None`: one too many.
@@ -240,8 +241,12 @@ mod tests {
 
     #[test]
     fn ids_are_uuids() {
-        let id = uuid(&mut Dice::seeded(1));
-        assert_eq!((id.len(), id.as_bytes()[14]), (36, b'4'));
-        assert!(matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'));
+        let mut dice = Dice::seeded(1);
+        let (id, next) = (uuid(&mut dice), uuid(&mut dice));
+        assert_ne!(id, next);
+        assert_eq!(id[14], b'4');
+        assert!(matches!(id[19], b'8' | b'9' | b'a' | b'b'));
+        let dashes: Vec<_> = (0..36).filter(|i| !id[*i].is_ascii_hexdigit()).collect();
+        assert_eq!(dashes, [8, 13, 18, 23]);
     }
 }

@@ -11,7 +11,7 @@ use weft_model::{Mono, Protocol, ServiceKey, SpiffeId, Uid};
 use weft_rt::drain;
 use weft_snapshot::{
     authz::{self, Attributes, DenyReason, Verdict},
-    balance::{self, Ask, EndpointIx},
+    balance::{self, Ask, EndpointIx, Standing},
     decision::{Chosen, Pick},
     eject::{feed_of_failure, feed_of_status},
     failure::{FailureKind, Sent},
@@ -49,6 +49,8 @@ pub struct Outbound {
     pub service: ServiceKey,
     pub port: u16,
     pub protocol: Option<Protocol>,
+    /// Replaces a `Host` that names the listener.
+    pub host: Option<::http::uri::Authority>,
     pub drain: drain::Watch,
 }
 
@@ -121,7 +123,7 @@ async fn outbound(o: &Rc<Outbound>, mut head: RequestHead, body: Body, reply: &R
     let mut rec = recording(w, id, Direction::Outbound, o.peer.clone(), &head, started, &snapshot);
     rec.get().service = Some((o.service.clone(), o.port));
     if head::names_listener(head.authority.as_ref()) {
-        head.authority = Worker::service_host(&o.service);
+        head.authority.clone_from(&o.host);
     }
     // one proxy so far: what the application sends begins its way here
     head::count_hop(&mut head.headers);
@@ -133,7 +135,7 @@ async fn outbound(o: &Rc<Outbound>, mut head: RequestHead, body: Body, reply: &R
             }
             respond(w, answer, reply, None, &mut rec).await;
         }
-        Err(f) => refuse(&f, asked, reply, &mut rec).await,
+        Err(f) => Box::pin(refuse(&f, asked, reply, &mut rec)).await,
     }
     rec.finish();
 }
@@ -197,7 +199,7 @@ async fn exchange(
     let mut plan = Plan::new(retry, timeouts, started);
     let service = w.loads.of(view);
     service.budget().deposit();
-    upstream::prepare(&mut head, to.service, to.port);
+    upstream::prepare(&mut head, &service, to.port);
 
     // tries
     let mut kept = Kept::of(body);
@@ -258,14 +260,17 @@ fn pick(
         let over = p.why.over.and_then(|o| view.endpoint(o)).map(|o| o.uid.clone());
         Some(Chosen { uid: e.uid.clone(), address: r.upstream_addr?, standing: p.why.standing, over })
     });
-    rec.get().pick = Some(Box::new(Pick::new(chosen, balance::skipped(pool, &loads, &ask), view)));
+    // Whoever was passed over is of interest when not everything was well; asking costs a look at every endpoint.
+    let well = picked.as_ref().is_ok_and(|p| p.why.standing == Standing::Passing) && tried.is_empty();
+    let skipped = if well { None } else { Some(balance::skipped(pool, &loads, &ask)) };
+    rec.get().pick = Some(Box::new(Pick::new(chosen, skipped.into_iter().flatten(), view)));
     let picked = picked.map_err(|e| none().with_detail(e))?;
     Ok((view.endpoint(picked.ix).ok_or_else(none)?.clone(), picked.ix))
 }
 
 async fn one_try(
     w: &Rc<Worker>,
-    endpoint: &EndpointView,
+    endpoint: &Arc<EndpointView>,
     port: u16,
     head: &mut RequestHead,
     kept: &mut Kept,
@@ -461,17 +466,17 @@ async fn inbound(i: &Rc<Inbound>, mut head: RequestHead, body: Body, reply: &Rep
                     head::strip(&mut answer.head.headers);
                     respond(w, answer, reply, Some(&flow), &mut rec).await;
                 }
-                Err(f) => refuse(&f, asked, reply, &mut rec).await,
+                Err(f) => Box::pin(refuse(&f, asked, reply, &mut rec)).await,
             }
         }
-        Err(f) => refuse(&f, asked, reply, &mut rec).await,
+        Err(f) => Box::pin(refuse(&f, asked, reply, &mut rec)).await,
     }
     rec.finish();
 }
 
 /// Which port is meant, and may this peer do this? The head comes back as the application gets it.
 fn admit(
-    i: &Inbound,
+    i: &Rc<Inbound>,
     snapshot: &Snapshot,
     mut head: RequestHead,
     rec: &mut Recording,
@@ -535,17 +540,8 @@ pub(crate) fn denied(rule: Option<Arc<weft_model::ResourceRef>>, why: &DenyReaso
 }
 
 impl Inbound {
-    pub(crate) fn admission(&self, listen: &Listen, http: Option<Rc<RequestHead>>) -> Admission {
-        Admission {
-            workload: self.workload.clone(),
-            principal: Some(self.principal.clone()),
-            chain: self.chain.clone(),
-            source_ip: self.source_ip,
-            dest_ip: listen.app.ip(),
-            dest_port: listen.app.port(),
-            sni: self.sni.clone(),
-            http,
-        }
+    pub(crate) fn admission(self: &Rc<Self>, listen: &Listen, http: Option<Rc<RequestHead>>) -> Admission {
+        Admission { by: self.clone(), dest_ip: listen.app.ip(), dest_port: listen.app.port(), http }
     }
 }
 
@@ -591,7 +587,7 @@ async fn respond(w: &Rc<Worker>, answer: Answer, reply: &Reply, flow: Option<&fl
     note_status(&head, rec);
     if let Some(mut up) = switched {
         let _ = w;
-        return switch(&head, &mut up, reply, flow, rec).await;
+        return Box::pin(switch(&head, &mut up, reply, flow, rec)).await;
     }
     let sent = match flow {
         None => reply.send(&head, body).await,
@@ -687,5 +683,30 @@ async fn sleep_until(at: Option<Mono>, now: Mono) {
     match at {
         Some(at) => tokio::time::sleep(at.since(now).max(Duration::from_millis(1))).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F>(_: impl FnOnce() -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// A future is moved when it is made and lies in memory while it waits: what grows it is boxed where it is rare.
+    #[expect(unreachable_code, reason = "only the types are asked")]
+    #[test]
+    fn futures_stay_small() {
+        let ask = size(|| upstream::ask(unreachable!(), unreachable!(), 0, unreachable!(), unreachable!(), unreachable!()));
+        let ask_app = size(|| upstream::ask_app(unreachable!(), unreachable!(), unreachable!(), unreachable!(), unreachable!()));
+        let one_try = size(|| one_try(unreachable!(), unreachable!(), 0, unreachable!(), unreachable!(), unreachable!(), unreachable!()));
+        let respond = size(|| respond(unreachable!(), unreachable!(), unreachable!(), unreachable!(), unreachable!()));
+        let out = size(|| outbound(unreachable!(), unreachable!(), unreachable!(), unreachable!()));
+        let inb = size(|| inbound(unreachable!(), unreachable!(), unreachable!(), unreachable!()));
+        let request = size(|| Role::request(unreachable!(), unreachable!(), unreachable!(), unreachable!()));
+        let sizes = [("ask", ask), ("ask_app", ask_app), ("one_try", one_try), ("respond", respond), ("outbound", out), ("inbound", inb), ("request", request)];
+        eprintln!("{sizes:?}");
+        assert!(request <= 4096, "{sizes:?}");
     }
 }

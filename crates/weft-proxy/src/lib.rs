@@ -7,6 +7,10 @@
 //! Architecture invariant: no CA, store, resource or control-plane code; no task without an owner; nothing that a socket
 //! brings can panic the process.
 
+pub mod access_log;
+pub mod observe;
+pub mod ring;
+pub mod admin;
 pub mod codec;
 pub mod control;
 pub mod explicit;

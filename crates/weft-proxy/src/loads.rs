@@ -45,6 +45,8 @@ pub struct Service {
     pub view: Arc<ServiceView>,
     pub loads: RefCell<LoadView>,
     process: Arc<Process>,
+    /// `weft-to` per port.
+    claims: RefCell<Vec<(u16, http::HeaderValue)>>,
     seen_epoch: std::cell::Cell<u64>,
 }
 
@@ -123,6 +125,7 @@ impl Loads {
             view: view.clone(),
             loads: RefCell::new(loads),
             process,
+            claims: RefCell::default(),
             seen_epoch: std::cell::Cell::new(0),
         });
         self.services.borrow_mut().insert(key.clone(), s.clone());
@@ -140,6 +143,17 @@ impl Loads {
 impl Service {
     pub fn budget(&self) -> &Budget {
         &self.process.budget
+    }
+
+    /// What names a port of the service to its endpoints' proxies.
+    pub fn claim(&self, port: u16) -> Option<http::HeaderValue> {
+        let mut claims = self.claims.borrow_mut();
+        if let Some((_, v)) = claims.iter().find(|(p, _)| *p == port) {
+            return Some(v.clone());
+        }
+        let v = crate::head::to_value(&self.view.service.key, port)?;
+        claims.push((port, v.clone()));
+        Some(v)
     }
 
     /// Takes over what other workers ejected.

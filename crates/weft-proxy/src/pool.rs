@@ -91,23 +91,25 @@ pub struct Dialled {
 
 type Waiter = oneshot::Sender<Result<Rc<SharedConn>, Failure>>;
 
-#[derive(Default)]
-struct Entry {
-    conns: Vec<Rc<SharedConn>>,
+/// The connections of one key. Held by whoever uses it often, so that a request hashes nothing.
+pub struct Lane {
+    key: Key,
+    conns: RefCell<Vec<Rc<SharedConn>>>,
     /// A connect is under way; they wait for it.
-    waiting: Option<Vec<Waiter>>,
+    waiting: RefCell<Option<Vec<Waiter>>>,
 }
 
 /// Multiplexed connections by key.
 #[derive(Default)]
 pub struct SharedPool {
-    entries: RefCell<HashMap<Key, Entry>>,
+    lanes: RefCell<HashMap<Key, Rc<Lane>>>,
 }
 
 /// Idle HTTP/1 connections by address.
 #[derive(Default)]
 pub struct AppPool {
     idle: RefCell<HashMap<SocketAddr, Vec<(SharedWire, Mono)>>>,
+    homes: RefCell<Vec<(SocketAddr, Home)>>,
 }
 
 impl Tunnel2 {
@@ -165,105 +167,125 @@ impl Drop for Stream1 {
     }
 }
 
+// === impl Lane ===
+
+impl Lane {
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// A stream on a connection that is there.
+    pub fn ready(&self, now: Wall) -> Option<Stream1> {
+        self.conns.borrow().iter().find(|c| c.fit(now)).map(|c| Stream1::new(c.clone()))
+    }
+}
+
 // === impl SharedPool ===
 
 impl SharedPool {
-    /// A stream on a connection for `key`: one that is there, else one that `dial` opens. However many ask meanwhile, there
-    /// is one dial per key, and it outlives whoever asked first.
+    pub fn lane(&self, key: Key) -> Rc<Lane> {
+        let mut lanes = self.lanes.borrow_mut();
+        if let Some(l) = lanes.get(&key) {
+            return l.clone();
+        }
+        let lane = Rc::new(Lane { key: key.clone(), conns: RefCell::default(), waiting: RefCell::default() });
+        lanes.insert(key, lane.clone());
+        lane
+    }
+
+    /// A stream of the lane: on a connection that is there, else on one that `dial` opens. However many ask meanwhile, there
+    /// is one dial per lane, and it outlives whoever asked first.
     pub async fn stream<F>(
         self: &Rc<Self>,
-        key: Key,
-        now: (Mono, Wall),
+        lane: Rc<Lane>,
+        now: Mono,
         dial: impl FnOnce() -> F,
     ) -> Result<Stream1, Failure>
     where
         F: Future<Output = Result<Dialled, Failure>> + 'static,
     {
         let wait = {
-            let mut entries = self.entries.borrow_mut();
-            let entry = entries.entry(key.clone()).or_default();
-            if let Some(c) = entry.conns.iter().find(|c| c.fit(now.1)) {
-                return Ok(Stream1::new(c.clone()));
-            }
-            entry.conns.retain(|c| !c.retired.get());
+            lane.conns.borrow_mut().retain(|c| !c.retired.get());
             let (tx, rx) = oneshot::channel();
-            match &mut entry.waiting {
+            let mut waiting = lane.waiting.borrow_mut();
+            match &mut *waiting {
                 Some(waiting) => waiting.push(tx),
                 none => {
                     *none = Some(vec![tx]);
-                    let (pool, dialling) = (self.clone(), dial());
+                    let (lane, dialling) = (lane.clone(), dial());
                     // ends by itself: dialling is bounded in time, and the driver ends with its connection
-                    weft_rt::tasks::spawn_local(async move { pool.dialled(key, dialling.await, now.0).await }).detach();
+                    weft_rt::tasks::spawn_local(async move { dialled(lane, dialling.await, now).await }).detach();
                 }
             }
             rx
         };
-        let gone =
-            || Failure::before_sending(FailureKind::Internal, Side::Internal).with_detail("dial ended without a word");
+        let gone = || Failure::before_sending(FailureKind::Internal, Side::Internal).with_detail("dial ended without a word");
         wait.await.map_err(|_| gone())?.map(Stream1::new)
-    }
-
-    async fn dialled(self: Rc<Self>, key: Key, result: Result<Dialled, Failure>, now: Mono) {
-        let (conn, driver) = match result {
-            Ok(d) => {
-                let conn = Rc::new(SharedConn {
-                    client: d.client,
-                    limit: d.limit,
-                    streams: Cell::new(0),
-                    retired: Cell::new(false),
-                    idle_since: Cell::new(now),
-                    until: d.until,
-                    peer: d.peer,
-                });
-                (Ok(conn), Some(d.driver))
-            }
-            Err(f) => (Err(f), None),
-        };
-        let waiting = {
-            let mut entries = self.entries.borrow_mut();
-            let entry = entries.entry(key.clone()).or_default();
-            if let Ok(c) = &conn {
-                entry.conns.push(c.clone());
-            }
-            entry.waiting.take().unwrap_or_default()
-        };
-        for w in waiting {
-            // whoever went away does not mind
-            let _ = w.send(conn.clone());
-        }
-        let (Ok(conn), Some(mut driver)) = (conn, driver) else { return };
-        let weak = Rc::downgrade(&conn);
-        drop(conn);
-        let ended = std::future::poll_fn(|cx| driver.poll(cx)).await;
-        tracing::debug!(error = ended.err().map(tracing::field::display), "shared connection ended");
-        if let Some(conn) = weak.upgrade() {
-            conn.retired.set(true);
-            if let Some(e) = self.entries.borrow_mut().get_mut(&key) {
-                e.conns.retain(|c| !Rc::ptr_eq(c, &conn));
-            }
-        }
     }
 
     /// Lets go of what is idle, expired, or of a `key` that `keep` does not know; streams on it end by themselves.
     pub fn sweep(&self, mono: Mono, wall: Wall, keep: impl Fn(&Key) -> bool) {
-        self.entries.borrow_mut().retain(|key, e| {
+        self.lanes.borrow_mut().retain(|key, lane| {
             let kept = keep(key);
-            e.conns.retain(|c| {
+            let mut conns = lane.conns.borrow_mut();
+            conns.retain(|c| {
                 if c.streams.get() > 0 {
                     c.idle_since.set(mono);
                 }
                 kept && c.fit_or_full(wall) && mono.since(c.idle_since.get()) < IDLE_SHARED
             });
-            !e.conns.is_empty() || e.waiting.is_some()
+            // what somebody holds stays known, or there would be two
+            kept && (!conns.is_empty() || lane.waiting.borrow().is_some() || Rc::strong_count(lane) > 1)
         });
     }
 
     pub fn len(&self) -> usize {
-        self.entries.borrow().values().map(|e| e.conns.len()).sum()
+        self.lanes.borrow().values().map(|l| l.conns.borrow().len()).sum()
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// Hands a dialled connection to those who wait, and drives it to its end.
+async fn dialled(lane: Rc<Lane>, result: Result<Dialled, Failure>, now: Mono) {
+    let (conn, driver) = match result {
+        Ok(d) => {
+            let conn = Rc::new(SharedConn {
+                client: d.client,
+                limit: d.limit,
+                streams: Cell::new(0),
+                retired: Cell::new(false),
+                idle_since: Cell::new(now),
+                until: d.until,
+                peer: d.peer,
+            });
+            (Ok(conn), Some(d.driver))
+        }
+        Err(f) => (Err(f), None),
+    };
+    if let Ok(c) = &conn {
+        lane.conns.borrow_mut().push(c.clone());
+    }
+    for w in lane.waiting.take().unwrap_or_default() {
+        // whoever went away does not mind
+        let _ = w.send(conn.clone());
+    }
+    let (Ok(conn), Some(mut driver)) = (conn, driver) else { return };
+    // The pool and the streams keep it, not its driver: without them it ends
+    let (conn, lane) = {
+        let weak = (Rc::downgrade(&conn), Rc::downgrade(&lane));
+        drop((conn, lane));
+        weak
+    };
+    let ended = std::future::poll_fn(|cx| driver.poll(cx)).await;
+    tracing::debug!(error = ended.err().map(tracing::field::display), "shared connection ended");
+    if let Some(conn) = conn.upgrade() {
+        conn.retired.set(true);
+        if let Some(lane) = lane.upgrade() {
+            lane.conns.borrow_mut().retain(|c| !Rc::ptr_eq(c, &conn));
+        }
     }
 }
 
@@ -289,16 +311,27 @@ impl AppPool {
     }
 
     /// Where a connection goes that did its exchange.
-    pub fn home(self: &Rc<Self>, to: SocketAddr, clock: weft_rt::Clock) -> Home {
-        let pool = Rc::downgrade(self);
-        Rc::new(move |wire| {
+    pub fn home(self: &Rc<Self>, to: SocketAddr, clock: &weft_rt::Clock) -> Home {
+        /// A sidecar's application has a few ports; endpoints outside the mesh may be many.
+        const REMEMBERED: usize = 32;
+        let mut homes = self.homes.borrow_mut();
+        if let Some((_, home)) = homes.iter().find(|(at, _)| *at == to) {
+            return home.clone();
+        }
+        let (pool, clock) = (Rc::downgrade(self), clock.clone());
+        let home: Home = Rc::new(move |wire| {
             let Some(pool) = pool.upgrade() else { return };
             let mut idle = pool.idle.borrow_mut();
             let list = idle.entry(to).or_default();
             if list.len() < KEPT_PER_APP {
                 list.push((wire, clock.mono()));
             }
-        })
+        });
+        if homes.len() >= REMEMBERED {
+            homes.clear();
+        }
+        homes.push((to, home.clone()));
+        home
     }
 
     pub fn sweep(&self, now: Mono) {

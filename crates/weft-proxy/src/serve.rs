@@ -627,38 +627,45 @@ pub async fn http1(io: Io, role: &Role) {
     let mut server = h1::server::Server::new(io);
     let (mut drain, mut end) = (role.drain().clone(), role.drain().clone());
     let mut forced = std::pin::pin!(end.forced());
+    let mut draining = std::pin::pin!(drain.draining());
+    // One timer for the connection: it is not set anew per request, but looked at when it fires
+    let mut idle = std::pin::pin!(tokio::time::sleep(IDLE));
+    let mut since = tokio::time::Instant::now();
     loop {
         let next = {
-            let (idle, head) = (tokio::time::sleep(IDLE), tokio::time::sleep(HEAD));
-            let (mut idle, mut head) = (std::pin::pin!(idle), std::pin::pin!(head));
             let wire = server.handle();
             let mut next = std::pin::pin!(server.next());
-            loop {
-                let begun = wire.has_input();
-                tokio::select! {
-                    biased; // a request that is there is served
-                    n = &mut next => break n,
-                    () = drain.draining(), if !begun => break Ok(None),
-                    () = &mut idle, if !begun => break Ok(None),
-                    () = &mut head, if begun => break Err(HeadFault::Truncated),
-                    () = wire.begun(), if !begun => {}
-                }
+            tokio::select! {
+                biased; // a request that is there is served
+                n = &mut next => Some(n),
+                () = &mut draining, if !wire.has_input() => Some(Ok(None)),
+                () = &mut idle, if !wire.has_input() => None,
+                () = wire.begun() => tokio::time::timeout(HEAD, next).await.ok().or(Some(Err(HeadFault::Truncated))),
             }
         };
+        let Some(next) = next else {
+            if since.elapsed() >= IDLE {
+                return Box::pin(server.close()).await;
+            }
+            idle.as_mut().reset(since + IDLE);
+            continue;
+        };
         match next {
-            Ok(None) => return server.close().await,
+            Ok(None) => return Box::pin(server.close()).await,
             Ok(Some(x)) => {
                 let reply = Reply::H1(x.reply);
                 tokio::select! {
                     biased; // an answer that is ready goes out
-                    () = role.request(x.head, x.body, &reply) => {}
+                    // in a box of its own: an idle connection must not hold room for a request
+                    () = Box::pin(role.request(x.head, x.body, &reply)) => {}
                     // out of time: what was sent so far must not look complete
                     () = &mut forced => return reply.abort(),
                 }
                 let Reply::H1(reply) = reply else { return };
                 if !server.settle(&reply).await {
-                    return server.close().await;
+                    return Box::pin(server.close()).await;
                 }
+                since = tokio::time::Instant::now();
             }
             Err(HeadFault::Head(e)) => {
                 let kind = refusal_kind(e);
@@ -667,7 +674,7 @@ pub async fn http1(io: Io, role: &Role) {
                 if let Ok(v) = http::HeaderValue::from_str(&kind.header(weft_snapshot::failure::Sent::NotSent)) {
                     head.headers.insert(crate::head::FAILURE, v);
                 }
-                return server.refuse(&head, &format!("weft: {}: {e}\n", e.code())).await;
+                return Box::pin(server.refuse(&head, &format!("weft: {}: {e}\n", e.code()))).await;
             }
             Err(HeadFault::Io(_) | HeadFault::Truncated) => return,
         }

@@ -465,7 +465,8 @@ impl Here {
 async fn upstream(w: Rc<Worker>, u: &Upstream, stream: Stream, peer: Option<SocketAddr>, drain: drain::Watch) {
     let port = port_of(&w, &u.service, &u.port).await;
     let peer = Arc::new(Peer { conn: w.next_conn(), addr: peer, ..Peer::default() });
-    let o = Outbound { worker: w, peer, service: u.service.clone(), port, protocol: u.protocol, drain };
+    let host = Worker::service_host(&u.service);
+    let o = Outbound { worker: w, peer, service: u.service.clone(), port, protocol: u.protocol, host, drain };
     serve::outbound(Rc::new(o), stream).await;
 }
 

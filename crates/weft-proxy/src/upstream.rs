@@ -3,11 +3,12 @@
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use http::Method;
-use weft_model::{Protocol, ServiceKey};
+use weft_model::Protocol;
 use weft_rt::net::{self, Addr, ConnectError};
 use weft_snapshot::{
     failure::FailureKind,
     fragment::{Endpoint, Listen, Tunnel},
+    snapshot::EndpointView,
 };
 use weft_wire::hello::Hello;
 
@@ -20,6 +21,7 @@ use crate::{
     failure::{Failure, Side},
     head,
     io::Io,
+    loads,
     pool::{Class, Dialled, Key, Stream1, Tunnel2},
     record::{Direction, Handshake},
     tls::{self, Credentials},
@@ -38,7 +40,7 @@ type Interim<'a> = &'a dyn Fn(&ResponseHead);
 /// One request to one endpoint of a service.
 pub async fn ask(
     w: &Rc<Worker>,
-    endpoint: &Endpoint,
+    endpoint: &Arc<EndpointView>,
     port: u16,
     request: &RequestHead,
     body: Body,
@@ -50,11 +52,15 @@ pub async fn ask(
         return ask_h2(stream, request, body, interim).await;
     }
     if endpoint.tunnel == Tunnel::None {
-        return ask_plain(w, address, wants_h2(Protocol::Undeclared, request), request, body, interim).await;
+        let asking = ask_plain(w, address, wants_h2(Protocol::Undeclared, request), request, body, interim);
+        return Box::pin(asking).await;
     }
     // As bytes in a CONNECT of its own: detected and authorized at the far end
-    let io = tunnel(w, endpoint, port).await?;
-    ask_inside(io, wants_h2(Protocol::Undeclared, request), request, body, interim).await
+    Box::pin(async {
+        let io = tunnel(w, endpoint, port).await?;
+        ask_inside(io, wants_h2(Protocol::Undeclared, request), request, body, interim).await
+    })
+    .await
 }
 
 /// One request to the local application.
@@ -75,7 +81,7 @@ pub async fn ask_app(
 }
 
 /// A byte stream to an endpoint, whatever lies between.
-pub async fn tunnel(w: &Rc<Worker>, endpoint: &Endpoint, port: u16) -> Result<Io, Failure> {
+pub async fn tunnel(w: &Rc<Worker>, endpoint: &Arc<EndpointView>, port: u16) -> Result<Io, Failure> {
     let address = *endpoint.ports.get(&port).ok_or_else(|| no_port(endpoint, port))?;
     if endpoint.tunnel == Tunnel::None {
         return connect_plain(w, address).await;
@@ -99,7 +105,7 @@ pub async fn connect_app(w: &Rc<Worker>, listen: &Listen) -> Result<Io, Failure>
 }
 
 /// Opens the connection that a request would use.
-pub async fn warm(w: &Rc<Worker>, endpoint: &Endpoint) {
+pub async fn warm(w: &Rc<Worker>, endpoint: &Arc<EndpointView>) {
     if endpoint.tunnel == Tunnel::Weft1 {
         // a failure here is found again, and told, by the request
         let _ = mesh_stream(w, endpoint, Class::L7).await;
@@ -128,16 +134,20 @@ async fn ask_plain(
     interim: Interim<'_>,
 ) -> Result<Answer, Failure> {
     if h2 {
-        let (worker, now) = (w.clone(), (w.clock.mono(), w.clock.wall()));
-        let stream = w.shared_conns.stream(Key::App(to), now, || dial_app(worker, to)).await?;
+        let lane = w.shared_conns.lane(Key::App(to));
+        let dial = || dial_app(w.clone(), to);
+        let stream = match lane.ready(w.clock.wall()) {
+            Some(s) => s,
+            None => Box::pin(w.shared_conns.stream(lane, w.clock.mono(), dial)).await?,
+        };
         return ask_h2(stream, request, body, interim).await;
     }
     let wire = match w.app_conns.take(to, w.clock.mono()) {
         Some(wire) => wire,
-        None => Wire::shared(connect_plain(w, to).await?),
+        None => Wire::shared(Box::pin(connect_plain(w, to)).await?),
     };
     // What is switched away or closes does not come home
-    Ok(h1::client::ask(wire, request, body, Some(w.app_conns.home(to, w.clock.clone())), interim).await?)
+    Ok(h1::client::ask(wire, request, body, Some(w.app_conns.home(to, &w.clock)), interim).await?)
 }
 
 async fn ask_inside(
@@ -189,20 +199,28 @@ async fn dial_app(w: Rc<Worker>, to: SocketAddr) -> Result<Dialled, Failure> {
     Ok(Dialled { client, driver, limit: Windows::L7.streams, until: None, peer: None })
 }
 
-async fn mesh_stream(w: &Rc<Worker>, endpoint: &Endpoint, class: Class) -> Result<Stream1, Failure> {
+/// The usual case, a connection that is there, asks nothing but the cache.
+async fn mesh_stream(w: &Rc<Worker>, endpoint: &Arc<EndpointView>, class: Class) -> Result<Stream1, Failure> {
+    let now = w.clock.wall();
+    if let Some(stream) = w.lane(endpoint, class).and_then(|l| l.ready(now)) {
+        return Ok(stream);
+    }
+    Box::pin(mesh_dialled(w, endpoint, class)).await
+}
+
+async fn mesh_dialled(w: &Rc<Worker>, endpoint: &Arc<EndpointView>, class: Class) -> Result<Stream1, Failure> {
     let no_identity = || Failure::before_sending(FailureKind::NoIdentity, Side::Internal);
     let c = w.credentials().ok_or_else(no_identity)?;
-    let now = w.clock.wall();
-    if now >= c.svid.not_after() {
+    if w.clock.wall() >= c.svid.not_after() {
         let f = Failure::before_sending(FailureKind::IdentityExpired, Side::Internal);
         return Err(f.with_detail(format_args!("SVID of {} expired at {}", c.svid.id(), c.svid.not_after())));
     }
-    let key = w.mesh_key(endpoint, class, &c).ok_or_else(|| {
+    let lane = w.new_lane(endpoint, class, &c).ok_or_else(|| {
         Failure::before_sending(FailureKind::NoHealthyEndpoint, Side::Upstream)
             .with_detail(format_args!("{} has no mesh address", endpoint.uid))
     })?;
-    let dial = || dial_mesh(w.clone(), key.clone(), c);
-    w.shared_conns.stream(key.clone(), (w.clock.mono(), now), dial).await
+    let dial = || dial_mesh(w.clone(), lane.key().clone(), c);
+    w.shared_conns.stream(lane.clone(), w.clock.mono(), dial).await
 }
 
 async fn dial_mesh(w: Rc<Worker>, key: Key, c: Arc<Credentials>) -> Result<Dialled, Failure> {
@@ -284,8 +302,8 @@ fn protocol(e: ::h2::Error) -> Failure {
 }
 
 /// What a request carries to a `weft1` endpoint besides itself.
-pub fn prepare(request: &mut RequestHead, service: &ServiceKey, port: u16) {
-    if let Some(v) = head::to_value(service, port) {
+pub fn prepare(request: &mut RequestHead, service: &loads::Service, port: u16) {
+    if let Some(v) = service.claim(port) {
         request.headers.insert(head::TO, v);
     }
     if let Some(v) = head::orig_value(request.origin) {

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -13,13 +13,13 @@ use tokio::sync::watch;
 use weft_identity::{Presented, WallClock};
 use weft_model::{ServiceKey, Uid};
 use weft_rt::{Clock, Dice, drain, net::Net};
-use weft_snapshot::{detect::ServerFirst, fragment::Endpoint, snapshot::Snapshot};
+use weft_snapshot::{detect::ServerFirst, fragment::Endpoint, snapshot::{EndpointView, Snapshot}};
 use weft_wire::hello::Hello;
 
 use crate::{
     flows::Flows,
     loads::{Loads, Shared},
-    pool::{AppPool, Class, Key, SharedPool, Tunnel2},
+    pool::{AppPool, Class, Key, Lane, SharedPool, Tunnel2},
     record::Sink,
     tls::{self, Credentials},
 };
@@ -59,6 +59,8 @@ pub struct Worker {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     credentials: RefCell<Option<Arc<Credentials>>>,
     presented: RefCell<Rc<Presented>>,
+    /// Lanes by endpoint, for the current credentials; forgotten when snapshot or credentials change.
+    lanes: RefCell<HashMap<(*const EndpointView, Class), (Arc<EndpointView>, Rc<Lane>)>>,
     own: Arc<BTreeSet<SocketAddr>>,
     cluster: Arc<str>,
     conns: Cell<u64>,
@@ -91,6 +93,7 @@ impl Worker {
             snapshots: deps.snapshots.clone(),
             credentials: RefCell::new(deps.credentials.borrow().clone()),
             presented: RefCell::default(),
+            lanes: RefCell::default(),
             own: deps.own.clone(),
             cluster: deps.cluster.clone(),
             conns: Cell::new(0),
@@ -139,12 +142,14 @@ impl Worker {
             }
         }
         self.loads.retain(|k| new.service(k).is_some());
+        self.lanes.borrow_mut().clear();
         *self.snapshot.borrow_mut() = new;
         self.present();
         self.judge();
     }
 
     fn believe(&self, new: Option<Arc<Credentials>>) {
+        self.lanes.borrow_mut().clear();
         *self.credentials.borrow_mut() = new;
         self.present();
         self.judge();
@@ -216,7 +221,19 @@ impl Worker {
         self.conns.get()
     }
 
-    pub fn mesh_key(&self, e: &Endpoint, class: Class, c: &Credentials) -> Option<Key> {
+    /// The lane to an endpoint, if a request of these credentials went there before.
+    pub fn lane(&self, e: &Arc<EndpointView>, class: Class) -> Option<Rc<Lane>> {
+        self.lanes.borrow().get(&(Arc::as_ptr(e), class)).map(|(_, lane)| lane.clone())
+    }
+
+    pub fn new_lane(&self, e: &Arc<EndpointView>, class: Class, c: &Credentials) -> Option<Rc<Lane>> {
+        let lane = self.shared_conns.lane(self.mesh_key(e, class, c)?);
+        // the endpoint is kept, so that its address stays its own
+        self.lanes.borrow_mut().insert((Arc::as_ptr(e), class), (e.clone(), lane.clone()));
+        Some(lane)
+    }
+
+    fn mesh_key(&self, e: &Endpoint, class: Class, c: &Credentials) -> Option<Key> {
         let tunnel = Tunnel2::of(e.tunnel)?;
         Some(Key::Mesh {
             source: self.workload.clone(),

@@ -21,7 +21,9 @@ pub use self::{
     spec::{ListenSpec, PortSpec, SpecError, UpstreamSpec},
 };
 use crate::{
+    access_log,
     control::{self, Claim, Control, JoinError, JoinToken, Proof, Standing, TokenError},
+    observe::{self, Observability, ObserveError},
     sidecar::{Config, PortRef, Sidecar, Sources, StartError, Upstream},
 };
 
@@ -78,6 +80,8 @@ pub enum RunError {
     Control(#[from] control::StartError),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
     #[error("the mesh port is not bound")]
     NoMeshPort,
     #[error("the control plane refuses this registration: {0}")]
@@ -96,6 +100,7 @@ pub enum Readiness {
 pub struct Workload {
     sidecar: Sidecar,
     control: Control,
+    observability: Observability,
 }
 
 // === impl Plan ===
@@ -182,12 +187,24 @@ impl Workload {
         let clock = Clock::real();
         let joined = control::join(plan.control(flags), clock.clone(), Dice::from_os(), waiting).await?;
         let (snapshots, credentials) = (joined.snapshots.clone(), joined.credentials.clone());
-        let sources = Sources { snapshots, credentials, sink: Arc::new(crate::NoSink), net: Arc::new(System), clock };
+        let observability = Observability::start(observe::Config {
+            uid: plan.uid(),
+            address: Bind::preferred(Addr::Tcp(flags.metrics)),
+            access_log: match flags.access_log {
+                AccessLog::Off => None,
+                AccessLog::Text => Some(access_log::Format::Text),
+                AccessLog::Json => Some(access_log::Format::Json),
+            },
+            snapshots: snapshots.clone(),
+            credentials: credentials.clone(),
+            clock: clock.clone(),
+        })?;
+        let sources = Sources { snapshots, credentials, sink: observability.sink(), net: Arc::new(System), clock };
         let sidecar = Sidecar::start(plan.sidecar(flags), sources)?;
         let mesh = sidecar.bound().inbound.ok_or(RunError::NoMeshPort)?;
-        let register = register::register(flags, plan, mesh, flags.metrics, checks);
-        let control = joined.attach(register, Arc::new(|_| weft_wire::v1::Answer::default()))?;
-        Ok(Self { sidecar, control })
+        let register = register::register(flags, plan, mesh, observability.address(), checks);
+        let control = joined.attach(register, observability.answers())?;
+        Ok(Self { sidecar, control, observability })
     }
 
     /// Waits for the registration and the first configuration: an application started before would find nothing.
@@ -201,6 +218,7 @@ impl Workload {
             }
             // an ended sender means that the process is ending: there is nothing to wait for
             let _ = snapshots.wait_for(|s| s.revision != weft_model::Revision::ZERO).await;
+            self.observability.ready(true);
             Ok(Readiness::Configured)
         };
         tokio::time::timeout(FIRST_CONFIGURATION, ready).await.unwrap_or(Ok(Readiness::Unconfigured))
@@ -218,6 +236,7 @@ impl Workload {
 
     /// Nothing new comes in: callers are told, then what is in flight ends, at the latest at the deadline.
     pub async fn leave(&self, deadline: Duration) {
+        self.observability.ready(false);
         let drained = self.control.drain().await;
         tracing::info!(acknowledged = drained.acknowledged, total = drained.total, "draining: callers were told");
         self.sidecar.drain_inbound(deadline).await;

@@ -63,10 +63,9 @@ fn told(d: &Value) -> String {
         let reason = text(attempt, "reason");
         say("endpoint", format!("{} {how}{}", either(attempt, "endpoint", "addr"), if reason.is_empty() { reason } else { format!(" ({reason})") }));
     }
+    let revision = text(d, "revision");
     say("failure", [text(d, "flag"), text(d, "failure"), text(d, "side")].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(" "));
-    if let Some(n) = d.pointer("/revision/n") {
-        say("config", format!("revision {}.{n}", d.pointer("/revision/incarnation").unwrap_or(&Value::Null)));
-    }
+    say("config", if revision.is_empty() { revision } else { format!("revision {revision}") });
     lines.join("\n")
 }
 
@@ -103,7 +102,7 @@ mod tests {
             "request_id": "r1", "direction": "inbound", "source_identity": "spiffe://t/ns/default/sa/web",
             "service": "default/reviews", "method": "GET", "path": "/x", "status": 403, "proxy": "default/reviews/n/1",
             "verdict": "deny", "rule": "AuthorizationPolicy/default/no-reviews#rule-0", "reason": "from: principals matched",
-            "attempts": [], "revision": {"incarnation": 1, "n": 7},
+            "attempts": [], "revision": "1.7",
         }));
         let want = [
             "r1 inbound spiffe://t/ns/default/sa/web → default/reviews GET /x: 403",
