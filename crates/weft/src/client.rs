@@ -146,10 +146,6 @@ impl Api {
         send.send_request(request).await.map_err(|e| self.unreachable(&e))
     }
 
-    pub fn address(&self) -> SocketAddr {
-        self.addr
-    }
-
     fn unreachable(&self, why: &dyn std::fmt::Display) -> Failed {
         Failed::Unreachable { server: format!("http://{}", self.addr), why: why.to_string() }
     }
