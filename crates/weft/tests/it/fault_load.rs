@@ -16,9 +16,19 @@ use crate::mesh::{connect, read_reply};
 /// What one load saw.
 #[derive(Debug, Default, Clone)]
 pub struct Seen {
+    pub asked: u64,
     pub good: u64,
-    /// What the others got, with when.
-    pub bad: Vec<String>,
+    pub bad: Vec<Bad>,
+}
+
+/// What one request got instead of 200.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bad {
+    pub number: u64,
+    /// Since the load began.
+    pub at: Duration,
+    /// Status, failure header and body; or what went wrong with the connection.
+    pub why: String,
 }
 
 /// A running load.
@@ -61,6 +71,7 @@ impl Load {
         let mut all = Seen::default();
         for thread in self.threads {
             let seen = thread.join().unwrap();
+            all.asked += seen.asked;
             all.good += seen.good;
             all.bad.extend(seen.bad);
         }
@@ -77,11 +88,11 @@ fn ask(addr: SocketAddr, pause: Duration, stop: &AtomicBool, asked: &AtomicU64, 
         if n >= limit {
             break;
         }
+        seen.asked += 1;
         match one(&mut io, addr, n) {
-            Ok(200) => seen.good += 1,
-            Ok(status) => seen.bad.push(format!("{n} at {:?}: {status}", start.elapsed())),
+            Ok(()) => seen.good += 1,
             Err(e) => {
-                seen.bad.push(format!("{n} at {:?}: {e}", start.elapsed()));
+                seen.bad.push(Bad { number: n, at: start.elapsed(), why: e.to_string() });
                 io = None;
             }
         }
@@ -92,7 +103,7 @@ fn ask(addr: SocketAddr, pause: Duration, stop: &AtomicBool, asked: &AtomicU64, 
 
 /// One request on a kept connection. A connection that the proxy announced to close, or closed while idle, is made
 /// anew before the request is written, as any pool does.
-fn one(io: &mut Option<BufReader<std::net::TcpStream>>, addr: SocketAddr, n: u64) -> std::io::Result<u16> {
+fn one(io: &mut Option<BufReader<std::net::TcpStream>>, addr: SocketAddr, n: u64) -> std::io::Result<()> {
     if let Some(kept) = io
         && closed(kept.get_ref())
     {
@@ -121,7 +132,7 @@ fn one(io: &mut Option<BufReader<std::net::TcpStream>>, addr: SocketAddr, n: u64
             reply.text()
         )));
     }
-    Ok(reply.status)
+    Ok(())
 }
 
 /// Whether the other side has closed an idle connection.

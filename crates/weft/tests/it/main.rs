@@ -4,6 +4,7 @@
 mod basics;
 mod fault_control;
 mod fault_load;
+mod fault_work;
 mod input_documents;
 mod input_join;
 mod input_start;
