@@ -17,7 +17,9 @@ use std::{
 };
 
 pub use self::{
-    catalogue::{Bounds, Desc, HTTP_LABELS, Kind, Label, MILLISECONDS, Metric, SIZES, TCP_LABELS, Unit, Where, document},
+    catalogue::{
+        Bounds, Desc, HTTP_LABELS, Kind, Label, MILLISECONDS, Metric, SIZES, TCP_LABELS, Unit, Where, document,
+    },
     process::observe_process,
     text::{Format, Number},
 };
@@ -41,9 +43,15 @@ type Collector = Box<dyn Fn(&mut Samples) + Send + Sync>;
 
 #[derive(Default)]
 struct Family {
-    series: BTreeMap<Box<[Arc<str>]>, Vec<(u32, Arc<Cells>)>>,
+    series: BTreeMap<Values, Series>,
     folded: u64,
 }
+
+/// One per label of the metric, in its order.
+type Values = Box<[Arc<str>]>;
+
+/// The part of each shard that counts in it.
+type Series = Vec<(u32, Arc<Cells>)>;
 
 /// A counter or gauge is one number; a histogram is its buckets and their sum.
 #[derive(Default)]
@@ -147,7 +155,7 @@ impl Registry {
     fn cells(&self, metric: Metric, values: &[&str], shard: u32) -> Arc<Cells> {
         let d = metric.desc();
         debug_assert_eq!(values.len(), d.labels.len(), "labels of {}", d.name);
-        let key = |folded: bool| -> Box<[Arc<str>]> {
+        let key = |folded: bool| -> Values {
             let value = |(i, label): (usize, &Label)| match values.get(i) {
                 Some(v) if !folded || label.is_closed() => Arc::from(*v),
                 _ => Arc::from(UNKNOWN),
@@ -169,7 +177,8 @@ impl Registry {
             Kind::Histogram(b) => b.fine.len() + 1,
             Kind::Counter | Kind::Gauge => 0,
         };
-        let cells = Arc::new(Cells { value: AtomicU64::new(0), buckets: (0..buckets).map(|_| AtomicU64::new(0)).collect() });
+        let cells =
+            Arc::new(Cells { value: AtomicU64::new(0), buckets: (0..buckets).map(|_| AtomicU64::new(0)).collect() });
         shards.push((shard, cells.clone()));
         cells
     }

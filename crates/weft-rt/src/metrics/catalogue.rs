@@ -160,14 +160,14 @@ pub static MILLISECONDS: Bounds = Bounds {
 /// Envoy's default bounds read as bytes, as Istio's sizes are.
 pub static SIZES: Bounds = Bounds { per_unit: 1, shown: SIZE_BOUNDS, fine: SIZE_BOUNDS };
 const SIZE_BOUNDS: &[u64] = &[
-    1, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 600_000, 1_800_000, 3_600_000,
+    1, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 600_000, 1_800_000,
+    3_600_000,
 ];
 
 /// From what a loopback acknowledgement takes to what nobody should wait for.
 pub static SECONDS: Bounds = Bounds { per_unit: 1_000_000, shown: SECOND_BOUNDS, fine: SECOND_BOUNDS };
-const SECOND_BOUNDS: &[u64] = &[
-    1_000, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000,
-];
+const SECOND_BOUNDS: &[u64] =
+    &[1_000, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000];
 
 macro_rules! edge_labels {
     ($($more:ident),*) => {
@@ -426,7 +426,9 @@ pub fn document() -> String {
         }
     }
     out.push_str(&format!("\nLabels of a connection: {}.\n", names(TCP_LABELS)));
-    out.push_str("\nLabels of a request: those, `response_code`, `grpc_response_status` (empty where it is not gRPC).\n");
+    out.push_str(
+        "\nLabels of a request: those, `response_code`, `grpc_response_status` (empty where it is not gRPC).\n",
+    );
     out
 }
 

@@ -92,7 +92,8 @@ fn obs_01_buckets_are_cumulative_and_inclusive() {
     }
     let found = lines(&registry);
     let line = |part: &str, le: &str, n: &str| {
-        let want = |l: &&String| l.starts_with(&format!("istio_request_duration_milliseconds_{part}{{")) && l.contains(le);
+        let want =
+            |l: &&String| l.starts_with(&format!("istio_request_duration_milliseconds_{part}{{")) && l.contains(le);
         let line = found.iter().find(want).unwrap_or_else(|| panic!("no {part} {le} in {found:#?}"));
         assert_eq!(line.rsplit(' ').next().unwrap(), n, "{line}");
     };
@@ -201,7 +202,10 @@ fn a_scrape_in_the_middle_of_counting_is_consistent() {
             assert!(now >= before, "a counter went from {before} to {now}");
             before = now;
             let inf = text.lines().find(|l| l.contains("le=\"+Inf\"")).map(|l| l.rsplit(' ').next().unwrap());
-            let count = text.lines().find(|l| l.starts_with("istio_request_bytes_count")).map(|l| l.rsplit(' ').next().unwrap());
+            let count = text
+                .lines()
+                .find(|l| l.starts_with("istio_request_bytes_count"))
+                .map(|l| l.rsplit(' ').next().unwrap());
             assert_eq!(inf, count);
         }
     });

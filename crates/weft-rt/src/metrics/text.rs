@@ -79,7 +79,14 @@ pub(super) fn sample(out: &mut String, d: &Desc, values: &[impl AsRef<str>], num
 }
 
 /// `buckets`: how many fell into each of the fine bounds, and beyond the last.
-pub(super) fn histogram(out: &mut String, d: &Desc, bounds: &Bounds, values: &[impl AsRef<str>], buckets: &[u64], sum: u64) {
+pub(super) fn histogram(
+    out: &mut String,
+    d: &Desc,
+    bounds: &Bounds,
+    values: &[impl AsRef<str>],
+    buckets: &[u64],
+    sum: u64,
+) {
     let mut shown = bounds.shown.iter();
     let mut next = shown.next();
     let mut total = 0;
