@@ -319,7 +319,8 @@ fn a_builder_that_blames_what_it_does_not_have_backs_off() {
 
 #[test]
 fn what_is_held_is_told_again_in_the_next_try() {
-    let mut pair = Pair::new(vec![put_service(2, 80, Balance::PeakEwma)], &[service(0), service(1), service(2)]);
+    let good = (0..3).map(|n| put_service(n, 80, Balance::PeakEwma)).collect();
+    let mut pair = Pair::new(good, &[service(0), service(1), service(2)]);
     pair.settle(1);
     pair.take_sent();
     // the one cannot be read, which is found first; the other is refused by the builder, in the next try
@@ -336,6 +337,14 @@ fn what_is_held_is_told_again_in_the_next_try() {
     assert_eq!(pair.take_sent(), [both, both, both].concat(), "three tries, none of them wrong as a whole");
     assert_eq!(pair.client.applied().unwrap().revision, Revision::new(1, 2));
     assert_eq!(pair.client.refused().len(), 2);
+}
+
+#[test]
+fn a_fragment_under_the_name_of_another_is_refused() {
+    let other = encode(&world::service(world::service_key(1), 80, Balance::PeakEwma));
+    let mut pair = Pair::new(vec![Change::Put(EntryName::only(service(0)), other)], &[service(0)]);
+    pair.settle(1);
+    assert!(pair.client.refused()["service/shop/s0"].contains("something else, than its name says"));
 }
 
 #[test]
@@ -478,6 +487,11 @@ fn leaving_and_coming_back_in_a_hurry_confuses_nobody() {
     let mut pair = Pair::new(vec![put_service(0, 80, Balance::PeakEwma)], &[service(0), service(1)]);
     pair.settle(1);
     pair.take_sent();
+    pair.apply(2, vec![put_service(0, 81, Balance::PeakEwma)]);
+    pair.now = pair.now.plus(Duration::from_millis(1));
+    assert!(pair.poll().send.is_empty());
+    pair.now = pair.now.plus(Duration::from_millis(20));
+    let on_the_way = pair.poll().send.remove(0);
     let mut requests = Vec::new();
     for _ in 0..2 {
         pair.client.unsubscribe([service(0)]);
@@ -485,7 +499,9 @@ fn leaving_and_coming_back_in_a_hurry_confuses_nobody() {
         pair.client.subscribe([service(0)]);
         requests.extend(pair.client.take_request());
     }
-    // a set is made after each of them; all answers arrive later
+    // the set from before arrives when all of them were sent; then a set is made after each of them
+    pair.deliver(on_the_way);
+    assert_eq!(pair.take_sent(), ["service/shop/s0", "commit"]);
     for request in requests {
         pair.session.on_request(pair.now, request).unwrap();
         for response in pair.poll().send {
