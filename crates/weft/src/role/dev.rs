@@ -100,13 +100,16 @@ impl Shop {
         }
         let reply = api.send_text(hyper::Method::POST, "/weft/v1/apply?file=bookshop.yaml", demo::RESOURCES.into()).await?;
         reply.good().context("the bookshop's resources")?;
-        for member in &demo::SHOP {
-            let child = self.start(flags, member)?;
-            let pid = child.id().unwrap_or_default();
-            janitor.tell(&Order::Process(pid))?;
-            self.children.push((name(member), child));
+        // the customers come when the shop is open
+        for customers in [false, true] {
+            for member in demo::SHOP.iter().filter(|m| m.protocol.is_none() == customers) {
+                let child = self.start(flags, member)?;
+                janitor.tell(&Order::Process(child.id().unwrap_or_default()))?;
+                self.children.push((name(member), child));
+            }
+            self.wait_until_open(api).await?;
         }
-        self.wait_until_open(api).await
+        Ok(())
     }
 
     /// One sidecar with its service below it.
@@ -148,7 +151,7 @@ impl Shop {
         run.spawn().with_context(|| format!("cannot start {}", name(member)))
     }
 
-    /// Every member registered, passing, and with the current configuration.
+    /// Every member that was started is registered and passing.
     async fn wait_until_open(&mut self, api: &Api) -> Result<()> {
         let opened = async {
             loop {
@@ -159,7 +162,7 @@ impl Shop {
                 }
                 let status = api.get("/weft/v1/endpoints").await?;
                 let ready = crate::ctl::healthy(&status);
-                if ready >= demo::SHOP.len() {
+                if ready >= self.children.len() {
                     return Ok(());
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
