@@ -197,7 +197,7 @@ impl Attached {
         let ack = Ok(Some(Say::Ack(Ack { seq })));
         let registered = || self.of.clone().ok_or_else(|| refused("register first".into()));
         match message {
-            Message::Register(r) if self.of.is_none() => self.register(&r).await.map(Some).map_err(refused),
+            Message::Register(r) if self.of.is_none() => self.register(&r, seq).await.map(Some),
             Message::Register(_) => Err(refused("this stream has registered; open another one".into())),
             Message::Renew(_) => {
                 let instance = registered()?;
@@ -243,8 +243,10 @@ impl Attached {
         }
     }
 
-    async fn register(&mut self, r: &Register) -> Result<Say, String> {
-        let registration = register::read(r, &self.who).map_err(|bad| bad.join("; "))?;
+    /// What is refused is refused for good; what could not be written now is *lost*: the workload tries again.
+    async fn register(&mut self, r: &Register, seq: u64) -> Result<Say, Say> {
+        let refused = |reason: String| Say::Refused(Refused { reason, seq });
+        let registration = register::read(r, &self.who).map_err(|bad| refused(bad.join("; ")))?;
         let Registration { instance, checks } = registration;
         let server = self.control.liveness.server().clone();
         let committed = self.control.replica.commit(self.who.as_str(), "register", |state, _| {
@@ -257,10 +259,13 @@ impl Attached {
             let plan = plan(&state.registry, op).map_err(NotYours::Plan)?;
             Ok(Draft { expects: plan.expects, writes: plan.writes, reply: plan.reply })
         });
-        let committed = committed.await.map_err(|e| e.told())?;
+        let committed = committed.await.map_err(|e| match e {
+            CommitFailure::Refused(_) => refused(e.told()),
+            _ => lost(&e.told()),
+        })?;
         debug_assert!(matches!(committed.reply, Reply::Registered { .. }));
         // a registration that changed nothing renews as well
-        self.control.liveness.renew(&instance.holder()).await.map_err(|e| e.told())?;
+        self.control.liveness.renew(&instance.holder()).await.map_err(|e| lost(&e.told()))?;
         let uid = instance.uid();
         tracing::info!(uid = %uid, id = %self.who, "registered");
         let state = self.control.replica.state();
