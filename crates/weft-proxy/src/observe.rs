@@ -70,10 +70,10 @@ impl Observability {
     pub fn start(config: Config) -> Result<Self, ObserveError> {
         let listener = listen::bind(&config.address).map_err(ObserveError::Bind)?;
         let address = listener.addr().tcp().ok_or(ObserveError::NotTcp)?;
-        let log = config.access_log.map(|format| AccessLog::start(format, std::io::stderr()));
-        let log = log.transpose().map_err(ObserveError::Log)?;
-        let Config { uid, snapshots, credentials, clock, .. } = config;
+        let Config { uid, access_log, snapshots, credentials, clock, .. } = config;
         let metrics = Metrics::new(uid, clock.clone(), snapshots, credentials);
+        let log = access_log.map(|format| AccessLog::start(format, std::io::stderr(), metrics.access_log_dropped()));
+        let log = log.transpose().map_err(ObserveError::Log)?;
         let (ready, seen) = watch::channel(false);
         let mut tasks = Tasks::new();
         tasks.spawn("admin", admin::serve(listener, metrics.clone(), seen));
@@ -103,9 +103,9 @@ impl Observability {
 // === impl Told ===
 
 impl Sink for Told {
-    fn take(&self, record: Box<Record>) {
+    fn take(&self, mut record: Box<Record>) {
         let at = self.clock.wall();
-        self.metrics.take(&record);
+        self.metrics.take(&mut record);
         if let Some(log) = &self.log {
             log.write(at, &record);
         }

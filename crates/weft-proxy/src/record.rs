@@ -116,6 +116,8 @@ pub struct Record {
     pub gave_up: Option<GiveUp>,
     pub failure: Option<FailureKind>,
     pub side: Option<Side>,
+    /// The far proxy failed it, and said so.
+    pub by_far: bool,
     /// The clause that ended it later than [`Policy`] could say.
     pub rule: Option<Arc<ResourceRef>>,
     pub detail: Option<Arc<str>>,
@@ -245,6 +247,7 @@ impl Record {
             gave_up: None,
             failure: None,
             side: None,
+            by_far: false,
             rule: None,
             detail: None,
             rx: 0,

@@ -223,6 +223,11 @@ impl Cells {
 // === impl Shard ===
 
 impl Shard {
+    /// Its number in the process.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
     /// The same handle for the same values, always.
     pub fn counter(&self, metric: Metric, values: &[&str]) -> Counter {
         Counter(self.registry.cells(metric, values, self.id))
@@ -253,6 +258,11 @@ impl Counter {
     /// What this shard counted.
     pub fn get(&self) -> u64 {
         self.0.value.load(Relaxed)
+    }
+
+    /// Of its series in this shard: two handles count in one when their names were folded.
+    pub fn series_id(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
     }
 }
 
@@ -293,6 +303,11 @@ impl Histogram {
     pub fn add_to(&self, to: &mut Vec<u64>) {
         to.resize(to.len().max(self.bounds.fine.len() + 1), 0);
         self.cells.add_buckets(to);
+    }
+
+    /// In ticks, what this shard counted.
+    pub fn sum(&self) -> u64 {
+        self.cells.value.load(Relaxed)
     }
 }
 
