@@ -15,6 +15,8 @@ use weft_model::{SpiffeId, Wall};
 use crate::codec::{DecodeError, Reader, Writer};
 
 const FORMAT: u8 = 1;
+/// Of a record that names services: a server that knows no such thing must not read it as one that names none.
+const FORMAT_WITH_SERVICE: u8 = 2;
 const ID_LEN: usize = 16;
 const SECRET_LEN: usize = 32;
 /// `*` in a pattern: any.
@@ -57,6 +59,9 @@ pub struct TokenRecord {
     pub id: String,
     pub secret_hash: [u8; 32],
     pub allowed: Allowed,
+    /// Which service, beside the one named like its service account, the identity may register; `*`: the one that it
+    /// names when it joins.
+    pub service: Option<String>,
     pub not_after: Wall,
     pub spent_by: Option<KeyHash>,
 }
@@ -99,7 +104,7 @@ pub fn mint(allowed: Allowed, not_after: Wall, root: KeyHash) -> Result<(JoinTok
     rand::fill(&mut id).and_then(|()| rand::fill(&mut secret)).map_err(|_| TokenError::Random)?;
     let id: String = id.iter().map(|b| format!("{b:02x}")).collect();
     let token = JoinToken { id: id.clone(), secret, pin: root };
-    Ok((token, TokenRecord { id, secret_hash: hash(&secret), allowed, not_after, spent_by: None }))
+    Ok((token, TokenRecord { id, secret_hash: hash(&secret), allowed, service: None, not_after, spent_by: None }))
 }
 
 /// May `key` join as `wanted` with this token? `record` is what the store has under the token's id, `roots` are the keys
@@ -221,18 +226,37 @@ impl fmt::Display for Allowed {
 // === impl TokenRecord ===
 
 impl TokenRecord {
+    #[must_use]
+    pub fn for_service(mut self, service: Option<String>) -> Self {
+        self.service = service;
+        self
+    }
+
+    /// The service that one who joins with the token and names `claimed` may register. `None`: its namesake only.
+    pub fn grants<'a>(&'a self, claimed: Option<&'a str>) -> Option<&'a str> {
+        match self.service.as_deref() {
+            Some(ANY) => claimed,
+            named => named,
+        }
+    }
+
     pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::new(FORMAT);
+        let mut w = Writer::new(if self.service.is_some() { FORMAT_WITH_SERVICE } else { FORMAT });
         w.text(&self.id).bytes(&self.secret_hash).text(&self.allowed.to_string()).wall(self.not_after);
         match &self.spent_by {
             None => w.byte(0),
             Some(key) => w.byte(1).key(key),
         };
+        if let Some(service) = &self.service {
+            w.text(service);
+        }
         w.done()
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut r = Reader::new(bytes, "join token", FORMAT)?;
+        let with_service = bytes.first() == Some(&FORMAT_WITH_SERVICE);
+        let format = if with_service { FORMAT_WITH_SERVICE } else { FORMAT };
+        let mut r = Reader::new(bytes, "join token", format)?;
         let id = r.text()?.to_owned();
         let secret_hash = r.bytes()?.try_into().map_err(|_| r.corrupt())?;
         let allowed = r.text()?.parse().map_err(|_| r.corrupt())?;
@@ -242,8 +266,9 @@ impl TokenRecord {
             1 => Some(r.key()?),
             _ => return Err(r.corrupt()),
         };
+        let service = if with_service { Some(r.text()?.to_owned()) } else { None };
         r.done()?;
-        Ok(Self { id, secret_hash, allowed, not_after, spent_by })
+        Ok(Self { id, secret_hash, allowed, service, not_after, spent_by })
     }
 }
 

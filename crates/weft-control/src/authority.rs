@@ -9,11 +9,13 @@ use weft_identity::{
     csr::{CsrError, KeyPair},
     server_config,
 };
-use weft_model::{SpiffeId, TrustDomain, Wall};
+use weft_model::{Name, SpiffeId, TrustDomain, Wall};
+use weft_registry::value;
 use weft_store::{Expect, Format, Key, Write};
 
 use crate::{
     keys,
+    may_register::Grant,
     replica::{CommitFailure, Draft, Replica},
     state::State,
 };
@@ -59,6 +61,17 @@ pub enum AuthorityError {
     Key(#[source] CsrError),
     #[error("the server's own identity cannot be used")]
     Svid(#[source] SvidError),
+}
+
+/// By what somebody has an identity.
+#[derive(Debug, Clone, Copy)]
+pub enum By<'a> {
+    /// It had one.
+    Svid,
+    /// The socket: this server's user. `service` is what it says that it will register.
+    Socket { service: Option<&'a Name> },
+    /// Spent in the commit of the issuance.
+    Token { token: &'a JoinToken, service: Option<&'a Name> },
 }
 
 /// Why nothing was issued.
@@ -122,7 +135,7 @@ impl Authority {
         let key = KeyPair::generate().map_err(AuthorityError::Key)?;
         let id = control_plane_id(signing.signer.trust_domain());
         let request = self.request(&id, &key.public_key(), self.dns_names.clone());
-        let issued = self.issued(&request, "", None).await.map_err(AuthorityError::Own)?;
+        let issued = self.issued(&request, "", By::Svid).await.map_err(AuthorityError::Own)?;
         let svid: Svid = key.into_svid(issued.chain).map_err(AuthorityError::Svid)?;
         // whoever joins holds a pin only, and must find the root in the chain
         let root = signing.signer.root().certificates().next().cloned();
@@ -137,22 +150,22 @@ impl Authority {
         Ok(())
     }
 
-    /// Ledger first, with the token's spending in the same commit; then signs; what was signed is read back inside.
+    /// Ledger first, with the token's spending and what it grants in the same commit; then signs; what was signed is read back inside.
     pub async fn issue(
         &self,
         id: &SpiffeId,
         public_key: &PublicKey,
         node: &str,
-        spend: Option<&JoinToken>,
+        by: By<'_>,
     ) -> Result<Issued, IssueFailure> {
-        self.issued(&self.request(id, public_key, Vec::new()), node, spend).await
+        self.issued(&self.request(id, public_key, Vec::new()), node, by).await
     }
 
     fn request(&self, id: &SpiffeId, public_key: &PublicKey, dns_names: Vec<String>) -> Issue {
         Issue { id: id.clone(), public_key: public_key.clone(), ttl: self.leaf_ttl, dns_names }
     }
 
-    async fn issued(&self, request: &Issue, node: &str, spend: Option<&JoinToken>) -> Result<Issued, IssueFailure> {
+    async fn issued(&self, request: &Issue, node: &str, by: By<'_>) -> Result<Issued, IssueFailure> {
         let signing = self.signing();
         let now = self.wall.now();
         let template = signing.signer.plan(request, now).map_err(IssueFailure::Issue)?;
@@ -161,15 +174,28 @@ impl Authority {
         let roots: Vec<_> = signing.trust.bundle.authorities().iter().map(|a| a.key).collect();
         let committed = self.replica.commit("ca", "issue", |state, _| {
             let mut draft = Draft::idle(());
-            if let Some(bearer) = spend {
-                let stored = state.tokens.get(&bearer.id);
-                match token::spend(stored.map(|s| &*s.value), bearer, &request.id, &request.public_key, &roots, now)? {
-                    Verdict::Again => {}
-                    Verdict::Spend(spent) => {
-                        let key = keys::token(&bearer.id);
-                        draft.expects.extend(stored.map(|s| Expect::unchanged(key.clone(), s.modified)));
-                        draft.writes.insert(key.into(), Write::Put(Format::Raw.wrap(&spent.encode())));
+            let granted = match by {
+                By::Svid => None,
+                By::Socket { service } => service.cloned(),
+                By::Token { token: bearer, service } => {
+                    let stored = state.tokens.get(&bearer.id);
+                    let record = stored.map(|s| &*s.value);
+                    match token::spend(record, bearer, &request.id, &request.public_key, &roots, now)? {
+                        // what it grants was committed when it was spent
+                        Verdict::Again => None,
+                        Verdict::Spend(spent) => {
+                            let key = keys::token(&bearer.id);
+                            draft.expects.extend(stored.map(|s| Expect::unchanged(key.clone(), s.modified)));
+                            draft.writes.insert(key.into(), Write::Put(Format::Raw.wrap(&spent.encode())));
+                            spent.grants(service.map(Name::as_str)).and_then(|s| Name::parse(s).ok())
+                        }
                     }
+                }
+            };
+            if let Some(grant) = granted.and_then(|service| Grant::of(&request.id, service)) {
+                let key = keys::grant(&grant);
+                if !state.grants.contains_key(&key) {
+                    draft.writes.insert(key.into(), Write::Put(value::encode(&grant)));
                 }
             }
             draft.expects.push(Expect::absent(ledger.clone()));

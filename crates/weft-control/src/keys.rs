@@ -5,6 +5,7 @@
 //! | `sys/mesh` | [`MeshRecord`], committed by the first start |
 //! | `sys/admin` | [`AdminRecord`]: the hash of the admin token |
 //! | `sys/token/<id>` | [`weft_ca::TokenRecord`]: a join token, without its secret |
+//! | `sys/grant/<ns>/<service account>/<service>` | [`crate::may_register::Grant`] |
 //! | `sys/ca/roots`, `sys/ca/signing` | [`weft_ca::Journal`], keys sealed |
 //! | `ledger/<serial>` | [`weft_ca::LedgerRecord`] |
 //! | `res/<kind>/<ns>/<name>` | a resource as its document, without status |
@@ -16,9 +17,12 @@ use serde::{Deserialize, Serialize};
 use weft_model::{TrustDomain, Wall};
 use weft_resources::{Kind, ResourceKey};
 
+use crate::may_register::Grant;
+
 pub const MESH: &str = "sys/mesh";
 pub const ADMIN: &str = "sys/admin";
 pub const TOKENS: &str = "sys/token/";
+pub const GRANTS: &str = "sys/grant/";
 pub const CA: &str = "sys/ca/";
 pub const ROOTS: &str = "sys/ca/roots";
 pub const SIGNING: &str = "sys/ca/signing";
@@ -50,6 +54,11 @@ pub fn status(key: &ResourceKey) -> String {
 
 pub fn token(id: &str) -> String {
     format!("{TOKENS}{id}")
+}
+
+pub fn grant(grant: &Grant) -> String {
+    let Grant { namespace, account, service } = grant;
+    format!("{GRANTS}{}/{}/{}", namespace.escaped(), account.escaped(), service.escaped())
 }
 
 pub fn ledger(serial: &weft_identity::Serial) -> String {

@@ -14,6 +14,7 @@ pub mod first_start;
 pub mod history;
 pub mod keys;
 pub mod liveness;
+pub mod may_register;
 pub mod may_subscribe;
 pub mod metrics;
 pub mod publish;

@@ -14,6 +14,7 @@ use weft_store::{Change, Entry, Format, Range, Versioned};
 use crate::{
     catalog,
     keys::{self, AdminRecord, MeshRecord},
+    may_register::Grant,
     status::StatusRecord,
 };
 
@@ -29,6 +30,8 @@ pub struct State {
     pub docs: Arc<BTreeMap<ResourceKey, Doc>>,
     pub statuses: Arc<BTreeMap<ResourceKey, Stored<StatusRecord>>>,
     pub tokens: Arc<BTreeMap<String, Stored<TokenRecord>>>,
+    /// By their keys.
+    pub grants: Arc<BTreeMap<String, Stored<Grant>>>,
     pub roots: Arc<Slots>,
     pub signing: Arc<Slots>,
 }
@@ -99,6 +102,7 @@ impl State {
             docs: Arc::default(),
             statuses: Arc::default(),
             tokens: Arc::default(),
+            grants: Arc::default(),
             roots,
             signing,
         };
@@ -159,6 +163,8 @@ impl State {
                     tokens.insert(id.to_owned(), Stored { value, created: v.created, modified: v.modified });
                 }
             }
+        } else if key.starts_with(keys::GRANTS) {
+            put(Arc::make_mut(&mut self.grants), key.to_owned(), change)?;
         } else if let (keys::ROOTS, Some(v)) = (key, &change.after) {
             self.roots = Arc::new(slots(key, v)?);
             folded.ca = true;

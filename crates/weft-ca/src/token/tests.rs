@@ -56,6 +56,20 @@ fn sec_10_spending_binds_to_one_key_and_repeats_for_it() {
 }
 
 #[test]
+fn sec_10_a_token_grants_the_service_that_it_names() {
+    let check = |service: Option<&str>, claimed: Option<&str>, want: Option<&str>| {
+        let record = minted().1.for_service(service.map(ToOwned::to_owned));
+        assert_eq!(record.grants(claimed), want, "{service:?} {claimed:?}");
+        assert_eq!(TokenRecord::decode(&record.encode()).unwrap(), record);
+    };
+    check(None, Some("web"), None);
+    check(Some("web"), None, Some("web"));
+    check(Some("web"), Some("bank"), Some("web"));
+    check(Some("*"), Some("bank"), Some("bank"));
+    check(Some("*"), None, None);
+}
+
+#[test]
 fn sec_10_every_refusal_has_its_name_and_says_what_to_do() {
     let (token, record) = minted();
     let (k, roots) = (key(), [root()]);

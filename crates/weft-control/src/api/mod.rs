@@ -42,7 +42,7 @@
 //! | `GET /weft/v1/why?request_id=&timeout=2s` | `{asked, answered, silent:[uid], decisions:[Decision]}` |
 //! | `GET /weft/v1/recent?service=&source=&verdict=&path=&failed=true&limit=` | the same |
 //! | `GET /weft/v1/edges` | `{asked, answered, silent, proxies:[{uid, service, node, revision, digest, uptime_ms, edges:[Edge]}]}` |
-//! | `GET /weft/v1/tokens` · `POST` `{namespace?, service_account?, ttl?:"1h"}` (absent: any) · `DELETE …/{id}` | `{tokens:[{id, allowed, expires, spent, spent_by?, created}]}` · `{token, id, allowed, expires}` (the token itself is shown once) |
+//! | `GET /weft/v1/tokens` · `POST` `{namespace?, service_account?, service?, ttl?:"1h"}` (absent: any; a service beside its namesake only when named) · `DELETE …/{id}` | `{tokens:[{id, allowed, service, expires, spent, spent_by?, created}]}` · `{token, id, allowed, service, expires}` (the token itself is shown once) |
 //! | `GET /weft/v1/ca` | `{trust_domain, authorities:[{slot, state, subject, key, not_before, not_after}], leaf_ttl_s, issued:{total, unexpired}, ledger:[{serial, id, node, not_after, issuer}]}` (last 100) |
 //! | `GET /weft/v1/history?limit=` | `{entries:[{txn, revision, when, who, why, changes:[{resource, before?, after?}]}]}` newest first |
 //! | `PUT /weft/v1/maintenance` `{node? , uid?, reason: text or null}` | `{revision}` |

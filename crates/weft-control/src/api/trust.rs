@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use weft_ca::{Allowed, Entry, LedgerRecord, Status, token};
 use weft_identity::Facts;
+use weft_model::Name;
 use weft_store::{Expect, Format, Write};
 
 use super::{
@@ -32,6 +33,8 @@ const LEDGER_SHOWN: usize = 100;
 pub struct NewToken {
     namespace: Option<String>,
     service_account: Option<String>,
+    /// That its holder may register, beside the namesake of its service account; `*`: what it names when it joins.
+    service: Option<String>,
     ttl: Option<String>,
 }
 
@@ -47,12 +50,17 @@ pub async fn create_token(State(control): State<Arc<Control>>, Json(body): Json<
     let allowed: Allowed = format!("{}/{}", any(&body.namespace), any(&body.service_account))
         .parse()
         .map_err(|e: token::TokenError| Failure::bad_request(e.to_string()))?;
+    let service = body.service.filter(|s| !s.is_empty());
+    if let Some(service) = service.as_deref().filter(|s| *s != "*") {
+        Name::parse(service).map_err(|e| Failure::bad_request(format!("service: {e}")))?;
+    }
     let signing = control.authority.signing();
     // the root that the server itself hangs on: what a joining client will be shown
     let root = signing.signer.root().authorities().first().map(|a| a.key);
     let root = root.ok_or_else(|| Failure::internal("the mesh has no root"))?;
     let expires = control.replica.clock.wall().plus(ttl);
     let (token, record) = token::mint(allowed, expires, root).map_err(|e| Failure::internal(e.to_string()))?;
+    let record = record.for_service(service);
     let committed = control.replica.commit::<(), DocumentError>("admin", "create a join token", |_, _| {
         let mut draft = Draft::idle(());
         let key = keys::token(&record.id);
@@ -62,7 +70,7 @@ pub async fn create_token(State(control): State<Arc<Control>>, Json(body): Json<
     });
     committed.await.map_err(|e| Failure::of_commit(&e))?;
     let json = json!({
-        "token": token.to_string(), "id": record.id, "allowed": record.allowed.to_string(),
+        "token": token.to_string(), "id": record.id, "allowed": record.allowed.to_string(), "service": record.service,
         "expires": record.not_after.rfc3339(), "server": control.addresses().mesh,
     });
     Ok((StatusCode::CREATED, Json(json)).into_response())
@@ -73,7 +81,7 @@ pub async fn tokens(State(control): State<Arc<Control>>) -> Answer {
     let now = control.replica.clock.wall();
     let one = |s: &weft_registry::Stored<weft_ca::TokenRecord>| {
         json!({
-            "id": s.value.id, "allowed": s.value.allowed.to_string(), "expires": s.value.not_after.rfc3339(),
+            "id": s.value.id, "allowed": s.value.allowed.to_string(), "service": s.value.service, "expires": s.value.not_after.rfc3339(),
             "expired": now >= s.value.not_after, "spent": s.value.spent_by.is_some(),
             "spent_by": s.value.spent_by.map(|k| k.to_string()), "created": s.created.to_string(),
         })

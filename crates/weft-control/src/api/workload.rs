@@ -6,8 +6,10 @@ use futures_util::stream::unfold;
 use tokio_stream::Stream;
 use weft_ca::JoinToken;
 use weft_identity::{PublicKey, control_plane_id, csr::parse_csr};
-use weft_model::{Name, SpiffeId, Uid};
+use weft_model::{Name, ServiceKey, SpiffeId, Uid};
 use weft_registry::{CheckId, Instance, Op, PlanError, Reply, lease, plan};
+use weft_resources::{Kind, ResourceKey};
+use weft_store::Expect;
 use weft_wire::{
     grpc::{Code, Request, Response, Status, Streaming, WorkloadApi, async_trait},
     v1::{
@@ -21,9 +23,12 @@ use super::{
     register::{self, Registration},
 };
 use crate::{
-    authority::IssueFailure,
+    authority::{By, IssueFailure},
+    keys,
+    may_register::{ANNOTATION, Denied, Grant, Verdict, may_register},
     replica::{CommitFailure, Draft},
     server::Control,
+    state::State,
 };
 
 /// The longest that a drain waits for callers to know.
@@ -57,7 +62,7 @@ impl WorkloadApi for Workloads {
             Peer::Identified(info) => self.node_of(&info.serial),
             _ => String::new(),
         };
-        let issued = self.issue(&id, &key, &node, None).await?;
+        let issued = self.issue(&id, &key, &node, By::Svid).await?;
         self.0.metrics.renewals.add(1);
         Ok(Response::new(issued))
     }
@@ -87,13 +92,22 @@ impl Workloads {
         if id == control_plane_id(&td) {
             return Err(Status::permission_denied(format!("{id} is the control plane's own identity")));
         }
-        let token = match peer {
-            // the socket lets in this user only: it may read the data directory anyway
-            Peer::Local if request.token_id.is_empty() => None,
-            _ => Some(self.bearer(&request)?),
+        let service = match request.service.as_str() {
+            "" => None,
+            named => Some(name("service", named)?),
         };
+        let service = service.as_ref();
         let key = public_key(&request.csr_der)?;
-        self.issue(&id, &key, node.as_str(), token.as_ref()).await
+        match peer {
+            // the socket lets in this user only: it may read the data directory anyway
+            Peer::Local if request.token_id.is_empty() => {
+                self.issue(&id, &key, node.as_str(), By::Socket { service }).await
+            }
+            _ => {
+                let token = self.bearer(&request)?;
+                self.issue(&id, &key, node.as_str(), By::Token { token: &token, service }).await
+            }
+        }
     }
 
     /// The pin has done its work at the client: only its holder has come so far. Ours stands in for it.
@@ -108,14 +122,8 @@ impl Workloads {
         text.parse::<JoinToken>().map_err(|e| Status::invalid_argument(e.to_string()))
     }
 
-    async fn issue(
-        &self,
-        id: &SpiffeId,
-        key: &PublicKey,
-        node: &str,
-        token: Option<&JoinToken>,
-    ) -> Result<Issued, Status> {
-        let issued = self.0.authority.issue(id, key, node, token).await.map_err(|e| status_of(&e))?;
+    async fn issue(&self, id: &SpiffeId, key: &PublicKey, node: &str, by: By<'_>) -> Result<Issued, Status> {
+        let issued = self.0.authority.issue(id, key, node, by).await.map_err(|e| status_of(&e))?;
         let bundle = crate::publish::bundle(&self.0.authority);
         Ok(Issued {
             chain_der: issued.chain.iter().map(|c| c.to_vec().into()).collect(),
@@ -255,9 +263,12 @@ impl Attached {
             if let Some(other) = there.filter(|s| s.value.identity != self.who) {
                 return Err(NotYours::Other { uid: other.value.uid(), identity: other.value.identity.clone() });
             }
+            let basis = judged(state, &self.who, &instance.service)?;
             let op = Op::Register { instance: instance.clone(), checks: checks.clone(), attach: Some(server.clone()) };
             let plan = plan(&state.registry, op).map_err(NotYours::Plan)?;
-            Ok(Draft { expects: plan.expects, writes: plan.writes, reply: plan.reply })
+            let mut expects = plan.expects;
+            expects.extend(basis);
+            Ok(Draft { expects, writes: plan.writes, reply: plan.reply })
         });
         let committed = committed.await.map_err(|e| match e {
             CommitFailure::Refused(_) => refused(e.told()),
@@ -271,7 +282,7 @@ impl Attached {
         let state = self.control.replica.state();
         let other = state.registry.instances_of(&instance.service).find(|s| s.value.identity != self.who);
         if let Some(other) = other {
-            // callers accept either: a namespace decides by its tokens who may answer for its services
+            // callers accept either, as an operator granted it
             tracing::warn!(dst.service = %instance.service, id = %self.who, other = %other.value.identity, "a service is answered by several identities");
         }
         self.of = Some(instance);
@@ -311,7 +322,24 @@ enum NotYours {
     #[error("`{uid}` is registered by {identity}; choose another id")]
     Other { uid: Uid, identity: SpiffeId },
     #[error(transparent)]
+    Denied(Denied),
+    #[error(transparent)]
     Plan(PlanError),
+}
+
+/// Whether the identity may register the service, and what the answer rests on: it must still be so at the commit.
+fn judged(state: &State, who: &SpiffeId, service: &ServiceKey) -> Result<Option<Expect>, NotYours> {
+    let key = Grant::of(who, service.name.clone()).map(|g| keys::grant(&g));
+    let granted = key.as_ref().and_then(|key| state.grants.get(key));
+    let resource = ResourceKey::new(Kind::Service, service.namespace.clone(), service.name.clone());
+    let doc = state.docs.get(&resource);
+    let annotation = doc.and_then(|d| d.resource.metadata.annotations.get(ANNOTATION));
+    match may_register(who, service, granted.map(|s| &*s.value), annotation.map(String::as_str)) {
+        Verdict::Namesake => Ok(None),
+        Verdict::Granted => Ok(key.zip(granted).map(|(key, s)| Expect::unchanged(key, s.modified))),
+        Verdict::Annotated => Ok(doc.map(|d| Expect::unchanged(keys::resource(&resource), d.modified))),
+        Verdict::Deny(denied) => Err(NotYours::Denied(denied)),
+    }
 }
 
 fn lost(reason: &str) -> Say {

@@ -1,18 +1,20 @@
 use std::time::Duration;
 
 use weft_control::Config;
+use weft_identity::csr::KeyPair;
 use weft_model::Health;
 use weft_rt::Clock;
 use weft_snapshot::fragment::{Collection, Fragment};
 use weft_wire::{
     delta::Client,
+    grpc::WorkloadApiClient,
     v1::{
         self, CheckDefinition, CheckResult, Deregister, Drain, RenewLease, TtlCheck, attach_reply::Message as Reply,
         attach_request::Message, check_definition::Kind,
     },
 };
 
-use crate::kit::{Attached, LONG, Mesh, Proxy, attach, config, register};
+use crate::kit::{Attached, LONG, Mesh, Proxy, attach, config, join_request, register, workload};
 
 #[tokio::test]
 async fn reg_01_a_workload_registers_is_seen_and_leaves() {
@@ -74,6 +76,83 @@ async fn reg_01_others_cannot_take_over_an_instance() {
     let (_, reply) = Attached::open(mesh.channel(&api), register("bank", "api", "api-1")).await;
     let Reply::Refused(refused) = reply else { panic!("{reply:?}") };
     assert!(refused.reason.contains("may register in namespace `shop` only, not in `bank`"), "{}", refused.reason);
+}
+
+fn refused(reply: Reply) -> String {
+    let Reply::Refused(refused) = reply else { panic!("{reply:?}") };
+    refused.reason
+}
+
+#[tokio::test]
+async fn sec_11_a_service_is_registered_by_its_namesake_or_by_whom_an_operator_lets() {
+    let mesh = Mesh::on_redb(tempfile::tempdir().unwrap()).await;
+    let api = mesh.join("shop", "api").await;
+    let not_granted = format!(
+        "{} may not register service `shop/web`: join as service account `web` with a token of `weft token create --service \
+         shop/web`, or have an operator annotate the Service `shop/web` with `weft.dev/service-accounts: api`",
+        api.svid.id()
+    );
+    let (_, reply) = Attached::open(mesh.channel(&api), register("shop", "web", "web-1")).await;
+    assert_eq!(refused(reply), not_granted);
+    let (_, services) = mesh.get("/weft/v1/services").await;
+    assert_eq!(services["services"], serde_json::json!([]), "nothing was written");
+    // an operator says so at the Service
+    let service = |accounts: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: web, namespace: shop, annotations: \
+             {{weft.dev/service-accounts: '{accounts}'}}}}, spec: {{ports: [{{port: 80}}]}}}}"
+        )
+    };
+    mesh.apply(&service("cli, api")).await;
+    let (_attached, _) = attach(&mesh, &api, register("shop", "web", "web-1")).await;
+    // and no more: it is asked at the registration
+    mesh.apply(&service("cli")).await;
+    let (_, reply) = Attached::open(mesh.channel(&api), register("shop", "web", "web-2")).await;
+    assert_eq!(refused(reply), not_granted);
+    // a token that names a service lets in its holder, for that service
+    let token = mesh.new_token(r#"{"namespace": "shop", "service_account": "cli", "service": "db"}"#).await;
+    let cli = mesh.join_by(&token, "shop", "cli", &KeyPair::generate().unwrap()).await.unwrap();
+    let (_db, _) = attach(&mesh, &cli, register("shop", "db", "db-1")).await;
+    let (_, reply) = Attached::open(mesh.channel(&cli), register("shop", "mail", "mail-1")).await;
+    assert!(refused(reply).contains("may not register service `shop/mail`"));
+    // one that names none grants none, whatever is said at the join
+    let open = mesh.new_token("{}").await;
+    let key = KeyPair::generate().unwrap();
+    let claims = v1::JoinRequest { service: "db".into(), ..join_request(&open, "shop", "rogue", &key) };
+    let issued = WorkloadApiClient::new(mesh.pinned(&open)).join(claims).await.unwrap().into_inner();
+    let (_, reply) = Attached::open(mesh.channel(&workload(&key, issued)), register("shop", "db", "db-2")).await;
+    assert!(refused(reply).contains("/sa/rogue may not register service `shop/db`"));
+    // what a token granted is still so after a restart
+    let mesh = Mesh::on_redb(mesh.stop().await).await;
+    let (_db, _) = attach(&mesh, &cli, register("shop", "db", "db-3")).await;
+}
+
+#[tokio::test]
+async fn sec_11_this_users_processes_register_what_they_said_at_the_socket() {
+    let mesh = Mesh::start().await;
+    let key = KeyPair::generate().unwrap();
+    let request = v1::JoinRequest { service: "web".into(), ..join_request("", "shop", "me", &key) };
+    let issued = WorkloadApiClient::new(mesh.socket()).join(request).await.unwrap().into_inner();
+    let me = workload(&key, issued);
+    let (_attached, _) = attach(&mesh, &me, register("shop", "web", "web-1")).await;
+    let (_, reply) = Attached::open(mesh.channel(&me), register("shop", "db", "db-1")).await;
+    assert!(refused(reply).contains("may not register service `shop/db`"));
+}
+
+/// Revoked access is a removal, and so is a workload that is gone.
+#[tokio::test]
+async fn a_proxy_of_a_deregistered_workload_loses_what_was_its_own() {
+    let mesh = Mesh::start().await;
+    let web = mesh.join("shop", "web").await;
+    let (mut attached, registered) = attach(&mesh, &web, register("shop", "web", "web-1")).await;
+    let uid = weft_model::Uid::parse(&registered.uid).unwrap();
+    let own = [Collection::Workload(uid.clone()), Collection::Inbound(uid)];
+    let mut proxy = Proxy::open(mesh.channel(&web), &registered.uid, own.clone()).await;
+    proxy.until(|f| own.iter().all(|c| f.contains_key(c))).await;
+    attached.say(Message::Deregister(Deregister {})).await;
+    assert!(matches!(attached.reply().await, Reply::Ack(_)));
+    proxy.until(|f| own.iter().all(|c| !f.contains_key(c))).await;
+    assert!(own.iter().all(|c| proxy.client.presence(c) == Some(weft_wire::delta::Presence::Absent)));
 }
 
 #[tokio::test]
