@@ -51,6 +51,11 @@ pub enum StartError {
         .0.display()
     )]
     NoKek(PathBuf),
+    #[error(
+        "the store in {} is empty, but {KEK_FILE} and {BUNDLE_FILE} there are of a mesh that has been; restore the store from a backup, or move both files away to begin a new mesh",
+        .0.display()
+    )]
+    Lost(PathBuf),
     #[error("the key-encryption key {} cannot be used", path.display())]
     Kek {
         path: PathBuf,
@@ -106,6 +111,16 @@ pub fn start(store: &dyn Store, data: &Path, now: Wall, txn_id: TxnId) -> Result
         },
         Err(e) => Err(StartError::Commit(e)),
     }
+}
+
+/// Of a store that outlives the process: one that is empty where a mesh was is a lost one, never a first start. The
+/// bundle stands for that there was one: it is written after the first start was committed, the key before.
+pub fn refuse_lost(store: &dyn Store, data: &Path) -> Result<(), StartError> {
+    let empty = store.get(keys::MESH).map_err(StartError::Read)?.is_none();
+    if empty && data.join(KEK_FILE).exists() && data.join(BUNDLE_FILE).exists() {
+        return Err(StartError::Lost(data.into()));
+    }
+    Ok(())
 }
 
 /// For clients outside the mesh. Nothing secret.

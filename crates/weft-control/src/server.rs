@@ -146,11 +146,19 @@ impl Default for Config {
 // === impl Server ===
 
 impl Server {
-    /// Listens when everything behind the listeners is ready.
+    /// Binds first; accepts when everything behind the listeners is ready.
     pub async fn start(config: Config) -> Result<Self, ServerError> {
         let Config { clock, mut dice, .. } = config;
+        first_start::make_directory(&config.data)?;
+        // before anything is made: a port that is taken must not leave half a mesh behind
+        let http = listen(&config.http)?;
+        let mesh = listen(&config.mesh)?;
+        let socket = config.socket.map(|path| listen(&Bind::exact(Addr::Unix(path)))).transpose()?;
         let (store, store_kind) = open(&config.store, &config.data)?;
         let txn_id = TxnId(u128::from(dice.next_u64()) << 64 | u128::from(dice.next_u64()));
+        if matches!(config.store, StoreKind::Redb) {
+            first_start::refuse_lost(&*store, &config.data)?;
+        }
         let started = first_start::start(&*store, &config.data, clock.wall(), txn_id)?;
         let range = store.range("", None).map_err(ServerError::Read)?;
         let state = State::load(&range).map_err(ServerError::Fold)?;
@@ -210,9 +218,6 @@ impl Server {
         loops.spawn("statuses", statuses.run(replica.clone(), metrics));
         loops.spawn("housekeeping", crate::housekeeping::run(replica));
 
-        let http = listen(&config.http)?;
-        let mesh = listen(&config.mesh)?;
-        let socket = config.socket.map(|path| listen(&Bind::exact(Addr::Unix(path)))).transpose()?;
         let addresses = Addresses {
             http: tcp(&http)?,
             mesh: tcp(&mesh)?,

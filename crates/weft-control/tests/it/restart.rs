@@ -1,9 +1,11 @@
 use std::time::Duration;
 
 use serde_json::json;
+use weft_control::{Config, Server, ServerError, StoreKind};
+use weft_rt::{listen::Bind, net::Addr};
 use weft_snapshot::fragment::Collection;
 
-use crate::kit::{Mesh, Proxy, attach, register};
+use crate::kit::{Mesh, Proxy, attach, config, register};
 
 #[tokio::test]
 async fn a_restart_empties_no_service_and_resends_nothing() {
@@ -51,6 +53,47 @@ async fn a_restart_empties_no_service_and_resends_nothing() {
     let (_, metrics) = mesh.get("/metrics").await;
     let sent = metrics.as_str().unwrap().lines().find(|l| l.starts_with("weft_control_sent_bytes_total")).unwrap();
     assert!(sent.split(' ').nth(1).unwrap().parse::<usize>().unwrap() < 300, "{sent}");
+}
+
+#[tokio::test]
+async fn sec_01_a_taken_port_leaves_no_mesh_behind() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = Bind::exact(Addr::Tcp(taken.local_addr().unwrap()));
+    let dir = tempfile::tempdir().unwrap();
+    let started = Server::start(Config { store: StoreKind::Redb, mesh: at, ..config(dir.path()) }).await;
+    let Err(e) = started else { panic!("it started on a port that is taken") };
+    assert!(matches!(e, ServerError::Bind(_)), "{e}");
+    assert_eq!(std::fs::read_dir(dir.path().join("data")).unwrap().count(), 0, "nothing was made");
+    // the next one is a first start
+    let mesh = Mesh::on_redb(dir).await;
+    assert!(mesh.server.first_start);
+}
+
+#[tokio::test]
+async fn sec_01_a_lost_store_is_not_taken_for_a_new_mesh() {
+    let dir = Mesh::on_redb(tempfile::tempdir().unwrap()).await.stop().await;
+    let data = dir.path().join("data");
+    let token = std::fs::read(data.join("admin.token")).unwrap();
+    // as a disk leaves it that was full, or lost it; and as somebody who cleans up
+    let lose: [fn(&std::path::Path); 2] =
+        [|f| drop(std::fs::File::create(f).unwrap()), |f| std::fs::remove_file(f).unwrap()];
+    for lose in lose {
+        lose(&data.join("weft.redb"));
+        let started = Server::start(Config { store: StoreKind::Redb, ..config(dir.path()) }).await;
+        let Err(e) = started else { panic!("it made another mesh") };
+        assert_eq!(
+            e.to_string(),
+            format!(
+                "the store in {} is empty, but kek and ca.pem there are of a mesh that has been; restore the store from a \
+                 backup, or move both files away to begin a new mesh",
+                data.display()
+            )
+        );
+        assert_eq!(std::fs::read(data.join("admin.token")).unwrap(), token, "what is there was left alone");
+    }
+    std::fs::remove_file(data.join("kek")).unwrap();
+    std::fs::remove_file(data.join("ca.pem")).unwrap();
+    assert!(Mesh::on_redb(dir).await.server.first_start);
 }
 
 #[tokio::test]
