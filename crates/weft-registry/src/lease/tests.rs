@@ -58,6 +58,15 @@ fn unknown_after_ten_seconds_dead_after_sixty_alive_when_it_speaks() {
 }
 
 #[test]
+fn reg_01_twenty_of_a_hundred_become_unknown_together_and_die_together() {
+    let silent = |h: &Holder| (0..20).any(|i| holder(i) == *h);
+    let log = run(&mut adopted(100), 1, 200, |h, _| !silent(h));
+    let at = |t, state| log.iter().filter(|(when, h, s)| *when == t && *s == state && silent(h)).count();
+    assert_eq!((at(10, LeaseState::Unknown), at(60, LeaseState::Dead)), (20, 20));
+    assert_eq!(log.len(), 40, "nobody else, and nobody twice: {log:?}");
+}
+
+#[test]
 fn more_than_a_third_together_never_die() {
     let mut leases = adopted(6);
     let silent = |h: &Holder| [holder(0), holder(1), holder(2)].contains(h);
