@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc};
 
 use rustls_pki_types::CertificateDer;
-use weft_identity::{Bundle, KeyHash, Revocations, Svid, Trust, WallClock, csr::KeyPair};
+use weft_identity::{Bundle, KeyHash, Revocations, Svid, Trust, VerifyError, WallClock, csr::KeyPair};
 use weft_model::TrustDomain;
 use weft_rt::net::Net;
 use weft_wire::{
@@ -158,10 +158,31 @@ impl Proof {
             | Code::FailedPrecondition
             | Code::NotFound => JoinError::Refused(status.message().into()),
             // the pinned root is not what answered: another server, or somebody in between
-            _ if why.contains("pin") => JoinError::Foreign { server: self.server() },
+            _ if matches!(
+                verdict(status),
+                Some(VerifyError::ForeignRoot { .. } | VerifyError::UnknownAuthority { .. })
+            ) =>
+            {
+                JoinError::Foreign { server: self.server() }
+            }
             _ => JoinError::Unreachable { server: self.server(), why },
         }
     }
+}
+
+/// Of our verifier, when it was the one who refused the server: somewhere below what the transport says.
+fn verdict<'a>(e: &'a (dyn std::error::Error + 'static)) -> Option<&'a VerifyError> {
+    let mut next = Some(e);
+    while let Some(e) = next {
+        // an `io::Error` gives as its source what is below the error that it carries, so that one is looked at here
+        let carried = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = e.downcast_ref().or_else(|| carried?.downcast_ref::<rustls::Error>());
+        if let Some(verdict) = tls.and_then(VerifyError::in_handshake) {
+            return Some(verdict);
+        }
+        next = carried.map(|c| c as &(dyn std::error::Error + 'static)).or_else(|| e.source());
+    }
+    None
 }
 
 fn chain(e: &dyn std::error::Error) -> String {
@@ -180,5 +201,81 @@ mod tests {
         for bad in ["", "a.b", &format!("a..{pin}"), "a.b.zz", &format!("a.b.{pin}.c")] {
             assert!(bad.parse::<JoinToken>().is_err(), "{bad}");
         }
+    }
+
+    /// A control plane of a mesh of its own: its key's hash, and what it serves with.
+    fn control_plane(clock: &WallClock) -> (KeyHash, Arc<rustls::ServerConfig>) {
+        use rcgen::{
+            BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose as Use, IsCa, Issuer, KeyUsagePurpose,
+        };
+        let td = TrustDomain::parse("mesh.weft").unwrap();
+        let params = |id: &str| {
+            let mut p = CertificateParams::default();
+            p.distinguished_name = rcgen::DistinguishedName::new();
+            p.subject_alt_names = vec![rcgen::SanType::URI(id.try_into().unwrap())];
+            p.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            p.not_after = rcgen::date_time_ymd(2090, 1, 1);
+            p
+        };
+        let (ca_key, key) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+        let mut ca = params(weft_model::SpiffeId::authority(&td).as_str());
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "root");
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let root = ca.self_signed(&ca_key).unwrap().der().clone();
+        let mut leaf = params(weft_identity::control_plane_id(&td).as_str());
+        leaf.is_ca = IsCa::ExplicitNoCa;
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        leaf.extended_key_usages = vec![Use::ServerAuth, Use::ClientAuth];
+        let chain = vec![leaf.signed_by(&key, &Issuer::from_params(&ca, &ca_key)).unwrap().der().clone()];
+        let key = rustls_pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let svid = Svid::new(chain, key).unwrap().with_authority(&root).unwrap();
+        let bundle = Bundle::new(td, vec![root]).unwrap();
+        let pin = bundle.authorities()[0].key;
+        let trust = Trust::new(bundle, Revocations::default());
+        let auth = weft_identity::ClientAuth::Optional;
+        (pin, weft_identity::server_config(&svid, &trust, auth, &[weft_identity::ALPN_H2], clock))
+    }
+
+    #[tokio::test]
+    async fn sec_10_a_server_of_another_root_is_told_from_one_that_does_not_answer() {
+        use weft_rt::{listen, net::Addr};
+        let wall = weft_rt::Clock::real();
+        let clock = WallClock::new(move || wall.wall());
+        let net: Arc<dyn Net> = Arc::new(weft_rt::net::System);
+        let key = KeyPair::generate().unwrap();
+        let name = || "web".to_owned();
+        let claim = Claim { namespace: name(), service_account: name(), service: name(), node: name() };
+        let (pin, config) = control_plane(&clock);
+        let (other, _) = control_plane(&clock);
+        let any = listen::Bind::exact(Addr::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))));
+        let mut listener = listen::bind(&any).unwrap();
+        let server = listener.addr().tcp().unwrap();
+        let serve = async {
+            loop {
+                let (io, _) = listener.accept().await.unwrap();
+                // what is not gRPC ends with the connection
+                drop(tokio_rustls::TlsAcceptor::from(config.clone()).accept(io).await);
+            }
+        };
+        let ask = async |pin: KeyHash| {
+            let token = JoinToken { id: "t1".into(), secret: "s".into(), pin };
+            join(&net, &Proof::Token { server, token }, &claim, &key, &clock).await.err().unwrap()
+        };
+        let asked = async { (ask(other).await, ask(pin).await) };
+        let (foreign, silent) = tokio::select! {
+            biased; // the server never ends by itself
+            asked = asked => asked,
+            () = serve => unreachable!(),
+        };
+        assert_eq!(
+            foreign.to_string(),
+            format!(
+                "the control plane at {server} is not the one that made the join token (its root is another); make a new \
+                 token there"
+            )
+        );
+        assert!(foreign.is_final());
+        assert!(matches!(silent, JoinError::Unreachable { .. }), "{silent}");
     }
 }
