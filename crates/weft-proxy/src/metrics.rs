@@ -77,7 +77,7 @@ impl Metrics {
                 out.push(Metric::CertificateExpiry, &[c.svid.id().as_str()], expiry);
             }
         });
-        let workers = (0..WORKERS).map(|_| Mutex::new(Worker::new(registry.shard()))).collect();
+        let workers = (0..WORKERS).map(|_| Mutex::new(Worker::new(&registry))).collect();
         let started = clock.mono();
         Arc::new(Self { uid, clock, started, snapshots, registry, workers })
     }
@@ -172,9 +172,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Worker ===
 
 impl Worker {
-    fn new(shard: Shard) -> Self {
-        let ends = Ends::default();
-        let edges = Edges::new(shard.clone(), ends.unknown());
+    fn new(registry: &Arc<Registry>) -> Self {
+        let (shard, ends) = (registry.shard(), Ends::default());
+        let edges = Edges::new(shard.clone(), registry.shard(), ends.unknown());
         Self { shard, ends, edges, groups: HashMap::new() }
     }
 

@@ -17,7 +17,7 @@ use weft_wire::v1::{Answer, server_ask::Ask};
 
 use crate::{
     access_log::{AccessLog, Format},
-    admin,
+    admin::{self, Pages},
     control::Answers,
     metrics::Metrics,
     record::{Handshake, Record, Sink},
@@ -71,12 +71,13 @@ impl Observability {
         let listener = listen::bind(&config.address).map_err(ObserveError::Bind)?;
         let address = listener.addr().tcp().ok_or(ObserveError::NotTcp)?;
         let Config { uid, access_log, snapshots, credentials, clock, .. } = config;
-        let metrics = Metrics::new(uid, clock.clone(), snapshots, credentials);
+        let metrics = Metrics::new(uid, clock.clone(), snapshots.clone(), credentials.clone());
         let log = access_log.map(|format| AccessLog::start(format, std::io::stderr(), metrics.access_log_dropped()));
         let log = log.transpose().map_err(ObserveError::Log)?;
         let (ready, seen) = watch::channel(false);
         let mut tasks = Tasks::new();
-        tasks.spawn("admin", admin::serve(listener, metrics.clone(), seen));
+        let pages = Pages { metrics: metrics.clone(), ready: seen, snapshots, credentials, clock: clock.clone() };
+        tasks.spawn("admin", admin::serve(listener, pages));
         let told = Arc::new(Told { metrics, ring: Ring::default(), log, clock });
         Ok(Self { told, address, ready, _tasks: tasks })
     }
@@ -109,6 +110,7 @@ impl Sink for Told {
         if let Some(log) = &self.log {
             log.write(at, &record);
         }
+        record.let_go();
         self.ring.push(at, record);
     }
 

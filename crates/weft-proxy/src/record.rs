@@ -35,6 +35,9 @@ pub trait Sink: Send + Sync + 'static {
 /// How often whoever carries a long connection should call [`Recording::progress`] (features.md OBS-02).
 pub const REPORT_EVERY: Duration = Duration::from_secs(5);
 
+/// What is kept of a path for long.
+const KEPT_PATH: usize = 512;
+
 /// Drops records.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoSink;
@@ -255,5 +258,13 @@ impl Record {
             revision,
             counted: Counted::default(),
         }
+    }
+
+    /// Lets go of the connection's read buffers, of which head fields are slices: for whoever keeps records for long.
+    pub fn let_go(&mut self) {
+        let Some(http) = &mut self.http else { return };
+        let path = http.path.get(..KEPT_PATH).unwrap_or(&http.path);
+        http.path = bytes::Bytes::copy_from_slice(path);
+        (http.user_agent, http.forwarded_for, http.traceparent) = (None, None, None);
     }
 }

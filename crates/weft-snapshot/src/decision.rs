@@ -41,7 +41,7 @@ pub struct Decision {
     pub revision: Revision,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
     Inbound,
     Outbound,

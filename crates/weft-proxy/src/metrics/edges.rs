@@ -9,7 +9,7 @@ use weft_snapshot::authz::DenyReason;
 
 use super::labels::End;
 use crate::{
-    failure::FailureKind,
+    failure::{FailureKind, Side},
     record::{Direction, Policy, Record, Spoken},
 };
 
@@ -29,6 +29,8 @@ pub struct EdgeKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     Http,
+    /// Istio's labels do not tell it from HTTP/1; the table of edges does.
+    Http2,
     Grpc,
     Tcp,
 }
@@ -77,6 +79,8 @@ enum Reason {
 #[derive(Debug)]
 pub struct Edges {
     shard: Shard,
+    /// For HTTP/2, so that series which scrapers see as one stay apart here.
+    shard_http2: Shard,
     known: HashMap<EdgeKey, Edge>,
     unknown: End,
     replies: HashMap<&'static str, Counter>,
@@ -88,8 +92,8 @@ pub struct Edges {
 
 impl Edges {
     /// `unknown`: the end of edges that are one too many.
-    pub fn new(shard: Shard, unknown: End) -> Self {
-        Self { shard, known: HashMap::new(), unknown, replies: HashMap::new(), open: Vec::new() }
+    pub fn new(shard: Shard, shard_http2: Shard, unknown: End) -> Self {
+        Self { shard, shard_http2, known: HashMap::new(), unknown, replies: HashMap::new(), open: Vec::new() }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&EdgeKey, &Edge)> {
@@ -111,11 +115,18 @@ impl Edges {
     /// A request or connection has ended.
     pub fn ended(&mut self, key: EdgeKey, r: &mut Record) {
         let flag = r.failure.map_or("-", FailureKind::flag);
-        if let Some(kind) = r.failure {
+        if let Some(kind) = r.failure.filter(|kind| is_our_own(*kind, r)) {
             let reply = self.replies.entry(kind.label());
             reply.or_insert_with(|| self.shard.counter(Metric::LocalReplies, &[kind.label()])).add(1);
         }
         let reason = reason(r);
+        if r.spoken == Spoken::Tcp
+            && !r.counted.opened
+            && matches!(r.failure, None | Some(FailureKind::DownstreamClosed))
+        {
+            // it turned out to carry HTTP, whose requests have records, or its caller left before it led anywhere
+            return;
+        }
         let (shard, key, edge) = self.edge(key);
         if !r.downstream.tls_group.is_empty() {
             edge.key_exchange = r.downstream.tls_group;
@@ -142,7 +153,8 @@ impl Edges {
             key = EdgeKey { source: self.unknown.clone(), destination: self.unknown.clone(), service: None, ..key };
         }
         let edge = self.known.entry(key.clone()).or_default();
-        (&self.shard, key, edge)
+        let shard = if key.protocol == Protocol::Http2 { &self.shard_http2 } else { &self.shard };
+        (shard, key, edge)
     }
 }
 
@@ -203,6 +215,13 @@ impl Edge {
     }
 }
 
+/// Did this proxy answer or end it, rather than pass on what the far one said, or suffer what one of the ends did?
+fn is_our_own(kind: FailureKind, r: &Record) -> bool {
+    let begun = r.counted.opened || r.http.as_ref().is_some_and(|h| (100..400).contains(&h.status));
+    let broke_off = begun && r.side == Some(Side::Upstream);
+    kind != FailureKind::DownstreamClosed && !broke_off && !r.by_far
+}
+
 /// The clause that denied, or a word for what did without one; `None` where nothing was denied by policy.
 fn reason(r: &Record) -> Option<Reason> {
     match (&r.policy, r.failure) {
@@ -243,13 +262,21 @@ impl Outcome {
         Self { status: http.map_or(0, |h| h.status), grpc_status, flag }
     }
 
-    /// DESIGN: neither a 5xx nor a gRPC status other than OK; and it was answered at all.
+    /// Answered, to its end, with neither a 5xx nor a gRPC status other than OK. A caller that leaves says nothing of whom
+    /// it called.
     pub fn is_success(self) -> bool {
-        self.status > 0 && self.status < 500 && self.grpc_status.is_none_or(|s| s == GRPC_OK)
+        let broke_off = self.status < 400 && !ended_well(self.flag);
+        let bad_status = self.status == 0 || self.status >= 500 || self.grpc_status.is_some_and(|s| s != GRPC_OK);
+        !bad_status && !broke_off
     }
 }
 
 const GRPC_OK: u16 = 0;
+
+/// As far as the upstream is concerned.
+pub fn ended_well(flag: &str) -> bool {
+    flag == "-" || flag == FailureKind::DownstreamClosed.flag()
+}
 
 impl Requests {
     /// Bytes from and to whoever asked.
@@ -330,15 +357,24 @@ impl Protocol {
         match (r.spoken, &r.http) {
             (Spoken::Tcp, _) => Self::Tcp,
             (Spoken::Http, Some(h)) if h.grpc => Self::Grpc,
+            (Spoken::Http, Some(h)) if h.version == "HTTP/2" => Self::Http2,
             (Spoken::Http, _) => Self::Http,
         }
     }
 
+    /// Istio's word.
     pub fn label(self) -> &'static str {
         match self {
-            Self::Http => "http",
+            Self::Http | Self::Http2 => "http",
             Self::Grpc => "grpc",
             Self::Tcp => "tcp",
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http2 => "http2",
+            Self::Http | Self::Grpc | Self::Tcp => self.label(),
         }
     }
 }
