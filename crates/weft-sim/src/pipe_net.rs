@@ -379,10 +379,10 @@ impl Wire {
     }
 
     /// When something happens by itself to whoever waits on `lane`.
-    fn next(&self, lane: &Lane) -> Option<Instant> {
+    fn next(&self, lane: &Lane, now: Instant) -> Option<Instant> {
         let arrives = lane.on_the_way.front().map(|(at, _)| *at).or(lane.ended).filter(|_| !self.stalled);
         let ends = self.fate.ends_at.map(|(_, at)| at);
-        [arrives, self.fate.cut_at, ends].into_iter().flatten().min()
+        [arrives, self.fate.cut_at, ends].into_iter().flatten().filter(|at| *at > now).min()
     }
 }
 
@@ -431,9 +431,9 @@ impl End {
             }
             lane.reader = Some(cx.waker().clone());
             let [forth, back] = &wire.lanes;
-            let at = wire.next(if self.writes == 0 { back } else { forth });
+            let at = wire.next(if self.writes == 0 { back } else { forth }, now);
             drop(wire);
-            if self.poll_timer(at.filter(|at| *at > now), cx).is_pending() {
+            if self.poll_timer(at, cx).is_pending() {
                 return Poll::Pending;
             }
         }

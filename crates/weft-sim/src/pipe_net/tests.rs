@@ -91,6 +91,24 @@ async fn a_reader_that_rests_holds_up_the_writer() {
     assert!(written >= read);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_end_is_seen_after_the_other_direction_was_cut_short() {
+    let net = PipeNet::new(1);
+    net.set_weather(Weather { truncated: 1000, delay: Duration::from_millis(50), ..Weather::default() });
+    for _ in 0..20 {
+        let (mut a, mut b) = connected(&net).await;
+        tokio::time::sleep(BREAKS_WITHIN * 2).await;
+        let (minute, mut byte) = (Duration::from_secs(60), [0]);
+        let waiting =
+            async { tokio::time::timeout(minute, a.read(&mut byte)).await.expect("told of the end").unwrap() };
+        let closing = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            b.shutdown().await.unwrap();
+        };
+        assert_eq!(tokio::join!(waiting, closing).0, 0);
+    }
+}
+
 /// What becomes of 40 connections in bad weather, with times.
 async fn fates(seed: u64) -> Vec<(String, Duration)> {
     let net = PipeNet::new(seed);
