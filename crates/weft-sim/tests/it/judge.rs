@@ -355,7 +355,7 @@ impl Mesh {
         tokio::time::sleep(Duration::from_secs(3)).await;
         self.fault(Fault::Control).await;
         let mut why = Ok(());
-        for _ in 0..30 {
+        for _ in 0..120 {
             tokio::time::sleep(Duration::from_secs(1)).await;
             why = self.converged();
             if why.is_ok() {
