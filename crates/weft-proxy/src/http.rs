@@ -19,11 +19,14 @@ use weft_snapshot::{
     resolve::resolve_claim,
     retry::{Next, Outcome, Plan},
     route::{self, Destination, Edits, Selected},
-    snapshot::{EndpointView, ServiceView, Snapshot},
+    snapshot::{EndpointView, ServiceView, Snapshot, WorkloadView},
 };
 
 use crate::{
-    codec::{Answer, Body, Origin, Reply, RequestHead, ResponseHead, SendError, body::Replay},
+    codec::{
+        Answer, Body, Origin, Reply, RequestHead, ResponseHead, SendError,
+        body::{Meter, Replay, grpc_status},
+    },
     failure::{Failure, Side},
     flows::{self, Admission},
     head::{self, Borrowed},
@@ -114,13 +117,14 @@ impl Role {
 
 // === out of the application ===
 
-async fn outbound(o: &Rc<Outbound>, mut head: RequestHead, body: Body, reply: &Reply) {
+async fn outbound(o: &Rc<Outbound>, mut head: RequestHead, mut body: Body, reply: &Reply) {
     let w = &o.worker;
     let (snapshot, started) = (w.snapshot(), w.clock.mono());
     let asked = Asked::of(&head);
     head::strip(&mut head.headers);
     let id = head::request_id(&mut head, &mut w.dice.borrow_mut());
     let mut rec = recording(w, id, Direction::Outbound, o.peer.clone(), &head, started, &snapshot);
+    let came = body.meter();
     rec.get().service = Some((o.service.clone(), o.port));
     if head::names_listener(head.authority.as_ref()) {
         head.authority.clone_from(&o.host);
@@ -137,6 +141,7 @@ async fn outbound(o: &Rc<Outbound>, mut head: RequestHead, body: Body, reply: &R
         }
         Err(f) => Box::pin(refuse(&f, asked, reply, &mut rec)).await,
     }
+    note_request(came, &mut rec);
     rec.finish();
 }
 
@@ -205,12 +210,14 @@ async fn exchange(
     let mut kept = Kept::of(body);
     let mut tried: Vec<EndpointIx> = Vec::new();
     loop {
-        let (endpoint, ix) = pick(w, &service, to, &tried, rec)?;
+        let (endpoint, ix) = pick(w, &service, to, &tried, snapshot.workload(&w.workload), rec)?;
         let in_flight = service.begin(ix);
+        let tried_at = w.clock.mono();
         let outcome = one_try(w, &endpoint, to.port, &mut head, &mut kept, reply, &plan).await;
         let now = w.clock.mono();
         rec.get().attempts = u8::try_from(plan.tries()).unwrap_or(u8::MAX);
-        let what = judge(&service, ix, &outcome, started, now);
+        let what = judge(&service, ix, &outcome, tried_at, now);
+        rec.get().upstream_took = Some(now.since(tried_at));
         let next = plan.next(what, kept.state(), now, service.budget(), &mut w.throw());
         match (next, outcome) {
             (Next::GiveUp { why }, Ok(mut answer)) => {
@@ -240,6 +247,7 @@ fn pick(
     service: &Rc<loads::Service>,
     to: Destination<'_>,
     tried: &[EndpointIx],
+    own: Option<&Arc<WorkloadView>>,
     rec: &mut Recording,
 ) -> Result<(Arc<EndpointView>, EndpointIx), Failure> {
     service.refresh();
@@ -248,7 +256,7 @@ fn pick(
     let Some(pool) = view.pool(to.port, to.subset) else {
         return Err(none().with_detail(format_args!("{} has no port {}", to.service, to.port)));
     };
-    let ask = Ask { now: w.clock.mono(), avoid: tried, from: None };
+    let ask = Ask { now: w.clock.mono(), avoid: tried, from: own.map(|v| &v.workload.locality) };
     let loads = service.loads.borrow();
     let picked = balance::pick(pool, &loads, &ask, &mut w.throw());
     let chosen = picked.as_ref().ok().and_then(|p| {
@@ -329,7 +337,8 @@ fn judge(
         Err(f) => {
             if f.side == Side::Upstream {
                 service.feed(ix, feed_of_failure(f.kind), now);
-                if f.never_sent.is_some() {
+                // A refused stream says that a connection is full, not that nobody is there
+                if f.never_sent.is_some() && f.kind != FailureKind::UpstreamRefused {
                     service.connect_failed(ix, now);
                 }
             }
@@ -363,6 +372,7 @@ fn told_by_far(answer: &mut Answer, tunnel: Tunnel, rec: &mut Recording) {
         let r = rec.get();
         r.failure = kind;
         r.side = Some(Side::Upstream);
+        r.by_far = true;
     }
 }
 
@@ -442,13 +452,14 @@ impl Kept {
 
 // === into the application ===
 
-async fn inbound(i: &Rc<Inbound>, mut head: RequestHead, body: Body, reply: &Reply) {
+async fn inbound(i: &Rc<Inbound>, mut head: RequestHead, mut body: Body, reply: &Reply) {
     let w = &i.worker;
     let (snapshot, started) = (w.snapshot(), w.clock.mono());
     let asked = Asked::of(&head);
     let id = head::request_id(&mut head, &mut w.dice.borrow_mut());
     let mut rec = recording(w, id, Direction::Inbound, i.peer.borrow().clone(), &head, started, &snapshot);
     rec.get().workload = Some(i.workload.clone());
+    let came = body.meter();
 
     match admit(i, &snapshot, head, &mut rec) {
         Ok((listen, head, flow)) => {
@@ -471,6 +482,7 @@ async fn inbound(i: &Rc<Inbound>, mut head: RequestHead, body: Body, reply: &Rep
         }
         Err(f) => Box::pin(refuse(&f, asked, reply, &mut rec)).await,
     }
+    note_request(came, &mut rec);
     rec.finish();
 }
 
@@ -583,12 +595,13 @@ fn version(head: &RequestHead) -> &'static str {
 }
 
 async fn respond(w: &Rc<Worker>, answer: Answer, reply: &Reply, flow: Option<&flows::Guard>, rec: &mut Recording) {
-    let Answer { head, body, switched } = answer;
+    let Answer { head, mut body, switched } = answer;
     note_status(&head, rec);
     if let Some(mut up) = switched {
         let _ = w;
         return Box::pin(switch(&head, &mut up, reply, flow, rec)).await;
     }
+    let trailers = if rec.get().http.as_ref().is_some_and(|h| h.grpc) { body.meter() } else { None };
     let sent = match flow {
         None => reply.send(&head, body).await,
         Some(flow) => tokio::select! {
@@ -600,6 +613,9 @@ async fn respond(w: &Rc<Worker>, answer: Answer, reply: &Reply, flow: Option<&fl
             sent = reply.send(&head, body) => sent,
         },
     };
+    if let (Some(told), Some(h)) = (trailers.and_then(|t| t.grpc_status()), &mut rec.get().http) {
+        h.grpc_status = Some(told);
+    }
     match sent {
         Ok(n) => rec.get().tx = n,
         Err(SendError::Sink(e)) => {
@@ -612,7 +628,14 @@ async fn respond(w: &Rc<Worker>, answer: Answer, reply: &Reply, flow: Option<&fl
 fn note_status(head: &ResponseHead, rec: &mut Recording) {
     if let Some(h) = &mut rec.get().http {
         h.status = head.status.as_u16();
-        h.grpc_status = head.headers.get("grpc-status").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+        h.grpc_status = grpc_status(&head.headers);
+    }
+}
+
+/// How much of the request's body was read; what was switched away counts by itself.
+fn note_request(came: Option<Rc<Meter>>, rec: &mut Recording) {
+    if let Some(came) = came {
+        rec.get().rx += came.bytes();
     }
 }
 

@@ -3,14 +3,15 @@
 use std::{
     any::Any,
     cell::RefCell,
+    future::Future,
     io,
     mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 use weft_rt::net::Stream;
 
@@ -96,12 +97,29 @@ impl Io {
         })
     }
 
-    /// Reads what is there as an owned chunk; an empty one is the end.
-    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+    /// Reads what is there as an owned chunk; an empty one is the end. `large`: much is expected, so that a buffer is worth
+    /// its allocation and the copy out of the scratch is saved.
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>, large: bool) -> Poll<io::Result<Bytes>> {
         match &mut self.kind {
             Kind::Tunnel(t) if self.peeked.is_empty() => t.poll_chunk(cx),
+            _ if large && self.peeked.is_empty() => {
+                let mut chunk = BytesMut::with_capacity(READ_SIZE);
+                let read = std::pin::pin!(self.read_buf(&mut chunk));
+                ready!(read.poll(cx))?;
+                Poll::Ready(Ok(chunk.freeze()))
+            }
             _ => self.poll_read_with(cx, Bytes::copy_from_slice).map_ok(|(_, chunk)| chunk),
         }
+    }
+
+    /// Writes some of `bytes`, without a copy where it travels as a chunk.
+    pub fn poll_write_chunk(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+        if let Kind::Tunnel(t) = &mut self.kind {
+            return t.poll_write_chunk(cx, bytes);
+        }
+        let n = ready!(Pin::new(self).poll_write(cx, bytes))?;
+        bytes.advance(n);
+        Poll::Ready(Ok(n))
     }
 
     /// Is the peer still there, and silent? Then the connection may be used again. Asks the kernel, not a cache.

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::io::AsyncWrite;
 
 use crate::{io::Io, record::REPORT_EVERY};
@@ -53,11 +53,16 @@ pub enum Event {
     Moved { forth: u64, back: u64 },
 }
 
+/// From here on a read counts as large.
+const LARGE: usize = 16 * 1024;
+
 #[derive(Default)]
 struct Way {
     moved: u64,
     /// Read, not yet taken by the other side.
     rest: Bytes,
+    /// The last read brought much: the next one will.
+    large: bool,
     state: WayState,
 }
 
@@ -142,11 +147,10 @@ impl Way {
     fn poll(&mut self, cx: &mut Context<'_>, from: &mut Io, to: &mut Io) -> Poll<Result<(), Broke>> {
         loop {
             while !self.rest.is_empty() {
-                let n = ready!(Pin::new(&mut *to).poll_write(cx, &self.rest)).map_err(Broke::Sink)?;
+                let n = ready!(to.poll_write_chunk(cx, &mut self.rest)).map_err(Broke::Sink)?;
                 if n == 0 {
                     return Poll::Ready(Err(Broke::Sink(io::ErrorKind::WriteZero.into())));
                 }
-                self.rest.advance(n);
                 self.moved += u64::try_from(n).unwrap_or(0);
                 self.state = WayState::Unflushed;
             }
@@ -157,9 +161,12 @@ impl Way {
                     ready!(shutdown(cx, to)).map_err(Broke::Sink)?;
                     self.state = WayState::Closed;
                 }
-                WayState::Open | WayState::Unflushed => match from.poll_chunk(cx) {
+                WayState::Open | WayState::Unflushed => match from.poll_chunk(cx, self.large) {
                     Poll::Ready(Ok(chunk)) if chunk.is_empty() => self.state = WayState::Ended,
-                    Poll::Ready(Ok(chunk)) => self.rest = chunk,
+                    Poll::Ready(Ok(chunk)) => {
+                        self.large = chunk.len() >= LARGE;
+                        self.rest = chunk;
+                    }
                     Poll::Ready(Err(e)) => return Poll::Ready(Err(Broke::Source(e))),
                     Poll::Pending => {
                         if self.state == WayState::Unflushed {

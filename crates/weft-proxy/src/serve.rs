@@ -55,6 +55,8 @@ const HEAD: Duration = Duration::from_secs(30);
 const DETECT: Duration = Duration::from_secs(2);
 /// Where a policy reads requests, a silent client is waited for that long before it counts as not HTTP.
 const SILENT: Duration = Duration::from_secs(10);
+/// Tunnels on one connection: what its window holds. Our own clients keep to [`Windows::L4`].
+const MOST_TUNNELS: u32 = Windows::MESH.connection / Windows::L4.stream;
 /// Endpoints tried for one byte stream.
 const TCP_TRIES: u32 = 3;
 
@@ -174,7 +176,8 @@ async fn open(o: &Outbound, rec: &mut Recording) -> Result<(Io, crate::loads::In
     let mut tried = Vec::new();
     loop {
         service.refresh();
-        let ask = Ask { now: w.clock.mono(), avoid: &tried, from: None };
+        let from = snapshot.workload(&w.workload).map(|v| &v.workload.locality);
+        let ask = Ask { now: w.clock.mono(), avoid: &tried, from };
         let picked = balance::pick(pool, &service.loads.borrow(), &ask, &mut w.throw());
         let ix = picked.map_err(|e| none().with_detail(e))?.ix;
         let endpoint = view.endpoint(ix).ok_or_else(none)?;
@@ -186,7 +189,9 @@ async fn open(o: &Outbound, rec: &mut Recording) -> Result<(Io, crate::loads::In
         match upstream::tunnel(w, endpoint, port).await {
             Ok(io) => return Ok((io, service.begin(ix))),
             Err(f) if f.side == Side::Upstream && f.never_sent.is_some() && tried.len() + 1 < TCP_TRIES as usize => {
-                service.connect_failed(ix, w.clock.mono());
+                if f.kind != FailureKind::UpstreamRefused {
+                    service.connect_failed(ix, w.clock.mono());
+                }
                 tried.push(ix);
             }
             Err(f) => return Err(f),
@@ -316,21 +321,22 @@ impl MeshConn {
         let (parts, recv) = request.into_parts();
         let reply = h2::Reply::new(send);
         if parts.method == Method::CONNECT {
-            if self.tunnels.get() >= Windows::L4.streams {
-                // more would exceed the connection's window: the client opens another connection
-                return reply.reset(::h2::Reason::REFUSED_STREAM);
-            }
             if self.weft1 && !self.widened {
                 self.widened = true;
                 server.widen();
             }
-            let counted = Counted::new(&self.tunnels);
+            let tunnels = self.tunnels.clone();
             let authority = parts.uri.authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
             let inbound = self.inbound.clone();
             // its end is waited for by the drain's token in `inbound`
             return spawn_local(async move {
+                // Counted here and not on arrival: streams that ended in the same batch of frames go first
+                tokio::task::yield_now().await;
+                if tunnels.get() >= MOST_TUNNELS {
+                    return reply.reset(::h2::Reason::REFUSED_STREAM);
+                }
+                let _counted = Counted::new(&tunnels);
                 connect(inbound, &authority, reply, recv).await;
-                drop(counted);
             })
             .detach();
         }

@@ -59,6 +59,28 @@ impl Tunnel {
     }
 }
 
+impl Tunnel {
+    /// Sends some of `bytes`, as much as the window takes, without a copy.
+    pub fn poll_write_chunk(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let granted = ready!(self.poll_granted(cx, bytes.len()))?;
+        self.send.send_data(bytes.split_to(granted), false).map_err(io_error)?;
+        Poll::Ready(Ok(granted))
+    }
+
+    fn poll_granted(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<io::Result<usize>> {
+        let want = want.min(CHUNK);
+        self.send.reserve_capacity(want);
+        match ready!(self.send.poll_capacity(cx)) {
+            Some(Ok(n)) => Poll::Ready(Ok(n.min(want))),
+            Some(Err(e)) => Poll::Ready(Err(io_error(e))),
+            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+}
+
 impl AsyncRead for Tunnel {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut chunk = ready!(self.poll_chunk(cx))?;
@@ -71,16 +93,10 @@ impl AsyncRead for Tunnel {
 
 impl AsyncWrite for Tunnel {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let want = buf.len().min(CHUNK);
-        if want == 0 {
+        if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.send.reserve_capacity(want);
-        let granted = match ready!(self.send.poll_capacity(cx)) {
-            Some(Ok(n)) => n.min(want),
-            Some(Err(e)) => return Poll::Ready(Err(io_error(e))),
-            None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-        };
+        let granted = ready!(self.poll_granted(cx, buf.len()))?;
         let chunk = Bytes::copy_from_slice(buf.get(..granted).unwrap_or(buf));
         self.send.send_data(chunk, false).map_err(io_error)?;
         Poll::Ready(Ok(granted))

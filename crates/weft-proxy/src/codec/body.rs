@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -47,6 +47,14 @@ pub struct Body {
     pub(crate) sender: Option<Task>,
     /// Whatever else must live as long.
     hold: Option<Box<dyn Any>>,
+    meter: Option<Rc<Meter>>,
+}
+
+/// What came out of a body so far, for the record of its request.
+#[derive(Debug, Default)]
+pub struct Meter {
+    bytes: Cell<u64>,
+    grpc_status: Cell<Option<u16>>,
 }
 
 #[derive(Debug, Default)]
@@ -95,23 +103,31 @@ impl Body {
 
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        if bytes.is_empty() { Self::default() } else { Self { kind: Kind::Full(bytes), sender: None, hold: None } }
+        if bytes.is_empty() { Self::default() } else { Self { kind: Kind::Full(bytes), ..Self::default() } }
     }
 
     pub(crate) fn h1(incoming: h1::Incoming) -> Self {
-        Self { kind: Kind::H1(incoming), sender: None, hold: None }
+        Self { kind: Kind::H1(incoming), ..Self::default() }
     }
 
     pub fn h2(recv: RecvStream) -> Self {
         if recv.is_end_stream() {
             return Self::default();
         }
-        Self { kind: Kind::H2 { recv, data_done: false }, sender: None, hold: None }
+        Self { kind: Kind::H2 { recv, data_done: false }, ..Self::default() }
     }
 
     /// Keeps `what` until the body is gone.
     pub fn hold(&mut self, what: Box<dyn Any>) {
         self.hold = Some(what);
+    }
+
+    /// Counts what is read from here on; `None` where nothing will come.
+    pub fn meter(&mut self) -> Option<Rc<Meter>> {
+        if self.is_end() {
+            return None;
+        }
+        Some(self.meter.get_or_insert_default().clone())
     }
 
     /// Nothing more will come, and that is known without asking.
@@ -145,6 +161,14 @@ impl Body {
     }
 
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        let frame = self.poll_kind(cx);
+        if let (Some(meter), Poll::Ready(Some(Ok(frame)))) = (&self.meter, &frame) {
+            meter.pass(frame);
+        }
+        frame
+    }
+
+    fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
         match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Full(b) => {
@@ -193,6 +217,31 @@ impl From<h2::Error> for BodyError {
     }
 }
 
+// === impl Meter ===
+
+impl Meter {
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// Of the trailers, if they told one.
+    pub fn grpc_status(&self) -> Option<u16> {
+        self.grpc_status.get()
+    }
+
+    fn pass(&self, frame: &Frame) {
+        match frame {
+            Frame::Data(b) => self.bytes.set(self.bytes.get() + u64::try_from(b.len()).unwrap_or(0)),
+            Frame::Trailers(t) => self.grpc_status.set(grpc_status(t)),
+        }
+    }
+}
+
+/// What a head or trailers say.
+pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
 // === impl Replay ===
 
 impl Replay {
@@ -209,7 +258,7 @@ impl Replay {
 
     /// A reader from the beginning. The one before must be gone.
     pub fn body(&self) -> Body {
-        Body { kind: Kind::Replay { shared: self.0.clone(), at: 0 }, sender: None, hold: None }
+        Body { kind: Kind::Replay { shared: self.0.clone(), at: 0 }, ..Body::default() }
     }
 
     /// May it be read again?

@@ -45,6 +45,8 @@ impl Windows {
 
 /// Beyond this much unsent output, writers wait for the socket.
 const OUT_LIMIT: usize = 256 * 1024;
+/// From here on a write goes to the stream at once.
+const DIRECT: usize = 16 * 1024;
 /// Kept between turns.
 const OUT_KEPT: usize = 16 * 1024;
 
@@ -131,6 +133,28 @@ impl Gathered {
     }
 }
 
+impl Gathered {
+    /// Sends `buf` behind what was gathered. What of `buf` is taken counts; when nothing can be taken now, it is gathered.
+    fn poll_direct(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let both = [io::IoSlice::new(&self.out), io::IoSlice::new(buf)];
+        let written = match Pin::new(&mut self.io).poll_write_vectored(cx, &both) {
+            Poll::Ready(n) => n?,
+            Poll::Pending => {
+                self.out.extend_from_slice(buf);
+                return Poll::Ready(Ok(buf.len()));
+            }
+        };
+        self.unflushed = true;
+        let before = written.min(self.out.len());
+        self.out.advance(before);
+        if self.out.is_empty() && written > before {
+            return Poll::Ready(Ok(written - before));
+        }
+        self.out.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+}
+
 impl AsyncRead for Gather {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0.borrow_mut().io).poll_read(cx, buf)
@@ -142,6 +166,10 @@ impl AsyncWrite for Gather {
         let mut g = self.0.borrow_mut();
         if g.out.len() >= OUT_LIMIT {
             ready!(g.poll_send(cx))?;
+        }
+        if buf.len() >= DIRECT {
+            // Large enough for a write of its own, together with what was gathered: not worth a copy
+            return g.poll_direct(cx, buf);
         }
         g.out.extend_from_slice(buf);
         Poll::Ready(Ok(buf.len()))

@@ -210,6 +210,7 @@ pub struct Records(Mutex<Vec<Record>>, tokio::sync::Notify, std::sync::atomic::A
 
 impl Sink for Records {
     fn take(&self, record: Box<Record>) {
+        tracing::debug!(?record, "record");
         self.0.lock().unwrap().push(*record);
         self.1.notify_waiters();
     }
