@@ -296,7 +296,9 @@ impl Mesh {
             let id = node.spec.id;
             let ties = node.ties().ok_or_else(|| format!("{id} does not run"))?;
             if !matches!(*ties.standing.borrow(), Standing::Registered { .. }) {
-                return Err(format!("{id} is not registered: {:?}", ties.standing.borrow()));
+                let stream = standings.iter().find(|s| s.node == node.uid().as_str()).map(|s| s.connected_for);
+                let standing = ties.standing.borrow().clone();
+                return Err(format!("{id} is not registered: {standing:?}; its stream has been open for {stream:?}"));
             }
             let instance = state.registry.instances().find(|i| i.value.uid() == node.uid());
             let health = instance.map(|i| state.registry.health(&i.value));
