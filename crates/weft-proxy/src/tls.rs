@@ -72,7 +72,7 @@ pub async fn accept(
         let (uid, config) = (identity.uid.clone(), identity.config.clone());
         let tls = start.into_stream(config).await.map_err(refused)?;
         let shaken = shaken(tls.get_ref().1, sni, trust, now)
-            .ok_or_else(|| Failure::new(FailureKind::PeerUntrusted, Side::Downstream))?;
+            .map_err(|why| Failure::new(FailureKind::PeerUntrusted, Side::Downstream).with_detail(why))?;
         Ok((TlsStream::Server(tls), uid, shaken))
     };
     match tokio::time::timeout(HANDSHAKE, shaking).await {
@@ -113,17 +113,23 @@ pub async fn connect(
             None => failed(kind).with_detail(chain(&e)),
         }
     })?;
-    let shaken = shaken(tls.get_ref().1, None, &c.trust, clock.now()).ok_or_else(|| failed(FailureKind::TlsFailed))?;
+    let shaken = shaken(tls.get_ref().1, None, &c.trust, clock.now())
+        .map_err(|why| failed(FailureKind::TlsFailed).with_detail(why))?;
     Ok((TlsStream::Client(tls), shaken))
 }
 
-fn shaken(conn: &rustls::CommonState, sni: Option<Arc<str>>, trust: &Trust, now: Wall) -> Option<Shaken> {
-    let n = negotiated(conn)?;
-    let chain: Arc<[CertificateDer<'static>]> =
-        conn.peer_certificates()?.iter().map(|c| c.clone().into_owned()).collect();
+fn shaken(conn: &rustls::CommonState, sni: Option<Arc<str>>, trust: &Trust, now: Wall) -> Result<Shaken, String> {
+    let n = negotiated(conn).ok_or("the handshake is not over")?;
+    let chain: Arc<[CertificateDer<'static>]> = conn
+        .peer_certificates()
+        .ok_or("the peer presented no certificate")?
+        .iter()
+        .map(|c| c.clone().into_owned())
+        .collect();
     // The verifier of the handshake said yes; this reads what it saw.
-    let peer = recheck(&chain, &trust.bundle, &trust.revocations, now).ok()?;
-    Some(Shaken {
+    let peer =
+        recheck(&chain, &trust.bundle, &trust.revocations, now).map_err(|e| weft_rt::log::chain(&e).to_string())?;
+    Ok(Shaken {
         peer: peer.id,
         chain,
         not_after: peer.not_after,

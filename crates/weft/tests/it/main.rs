@@ -2,10 +2,16 @@
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test is a user: it lives in real time")]
 
 mod basics;
+mod dev_demo;
+mod fault_certs;
 mod fault_control;
+mod fault_drain;
 mod fault_load;
+mod fault_policy;
+mod fault_why;
 mod fault_work;
 mod input_documents;
 mod input_join;
+mod input_peers;
 mod input_start;
 mod mesh;

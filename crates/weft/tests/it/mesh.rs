@@ -61,6 +61,18 @@ pub fn eventually<T, E: std::fmt::Debug>(what: &str, mut check: impl FnMut() -> 
     }
 }
 
+/// A real program that the mesh is tested with: `WEFT_PEER_<name>`, which `cargo xtask test` sets. Without it the test
+/// is skipped, visibly; in CI it fails.
+pub fn peer(name: &str) -> Option<PathBuf> {
+    let variable = format!("WEFT_PEER_{name}");
+    let found = std::env::var_os(&variable).map(PathBuf::from);
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "{variable} is not set: run the tests with `cargo xtask test`");
+        eprintln!("SKIPPED {}: {variable} is not set; `cargo xtask test` sets it", std::thread::current().name().unwrap_or("?"));
+    }
+    found
+}
+
 impl Mesh {
     pub fn start() -> Self {
         Self::with(&[])
@@ -189,6 +201,22 @@ impl Mesh {
         flags: &[&str],
         program: &[&str],
     ) -> Workload {
+        self.workload_logging(role, service, token, port, upstreams, flags, program, "warn")
+    }
+
+    /// With a log filter.
+    #[expect(clippy::too_many_arguments, reason = "it is the command line")]
+    pub fn workload_logging(
+        &self,
+        role: &str,
+        service: &str,
+        token: &str,
+        port: Option<&str>,
+        upstreams: &[&str],
+        flags: &[&str],
+        program: &[&str],
+        filter: &str,
+    ) -> Workload {
         let given = flags.iter().position(|f| *f == "--id").map(|at| flags[at + 1].to_owned());
         let id = given.clone().unwrap_or_else(|| format!("{service}-{}", free_port()));
         let stderr = self.dir.path().join(format!("{id}.log"));
@@ -200,6 +228,7 @@ impl Mesh {
             .args(given.is_none().then_some(["--id", &id]).iter().flatten())
             .env("WEFT_JOIN", self.grpc.to_string())
             .env("WEFT_TOKEN", token)
+            .env("RUST_LOG", filter)
             .args(port.map(|p| ["--port", p]).iter().flatten())
             .args(flags);
         let mut addrs = Vec::new();
@@ -233,6 +262,54 @@ impl Mesh {
             Ok(reply) if reply.status == status => Ok(reply),
             other => Err(format!("{other:?}; log: {}", caller.log())),
         })
+    }
+
+    /// Credentials as a workload of `service` gets them, for a peer that is no proxy of ours.
+    pub fn credentials(&self, service: &str) -> std::sync::Arc<weft_proxy::tls::Credentials> {
+        use weft_proxy::control::{Claim, Config, Proof, join};
+        let name = |n: &str| n.parse::<weft_model::Name>().unwrap();
+        let key = weft_model::ServiceKey::new(name("default"), name(service));
+        let claim = Claim {
+            namespace: "default".into(),
+            service_account: service.into(),
+            service: service.into(),
+            node: "test".into(),
+        };
+        let config = Config {
+            server: self.grpc,
+            proof: Proof::Token { server: self.grpc, token: self.token(service).parse().unwrap() },
+            claim,
+            uid: weft_model::Uid::of(&key, &name("test"), &name("peer")),
+            upstreams: std::collections::BTreeSet::new(),
+            state: None,
+        };
+        let (clock, dice) = (weft_rt::Clock::real(), weft_rt::Dice::from_os());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let joined = runtime.block_on(join(config, clock, dice, |e| panic!("{e}"))).unwrap();
+        joined.credentials.borrow().clone().unwrap()
+    }
+
+    /// Addresses of a service's one endpoint: for mesh peers, and of its first port.
+    pub fn addresses(&self, service: &str) -> (SocketAddr, SocketAddr) {
+        let json = self.json(&["endpoints", service]);
+        let endpoint = &json["endpoints"][0];
+        let address = |v: &serde_json::Value| v.as_str().and_then(|a| a.parse().ok()).unwrap_or_else(|| panic!("{json}"));
+        (address(&endpoint["mesh"]), address(&endpoint["ports"][0]["app"]))
+    }
+
+    /// The same for a byte stream: what is said, and the first bytes of the answer.
+    pub fn until_answers_tcp(&self, caller: &Workload, said: &[u8], wanted: &[u8]) {
+        let ask = || -> std::io::Result<Vec<u8>> {
+            let mut io = connect(caller.upstreams[0])?;
+            io.write_all(said)?;
+            let mut got = vec![0; wanted.len()];
+            io.read_exact(&mut got)?;
+            Ok(got)
+        };
+        eventually(&format!("{} is answered", caller.id), || match ask() {
+            Ok(got) if got == wanted => Ok(()),
+            other => Err(format!("{other:?}; log: {}", caller.log())),
+        });
     }
 }
 
