@@ -135,6 +135,34 @@ async fn trf_34_the_server_may_answer_before_the_client_is_done() {
 }
 
 #[tokio::test]
+async fn obs_01_both_records_tell_the_status_in_the_trailers_and_both_sizes() {
+    let (at, _origin) = origin(|request, mut reply| async move {
+        let mut recv = request.into_body();
+        while data(&mut recv).await.is_some() {}
+        let mut send = reply.send_response(Response::new(()), false).unwrap();
+        send.send_data("sorry".into(), false).unwrap();
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", "5".parse().unwrap());
+        send.send_trailers(trailers).unwrap();
+    })
+    .await;
+    let pair = Pair::new(Protocol::Grpc, at);
+    let (client, _conn) = client(pair.at).await;
+    within(async {
+        let (answer, mut send) = client.ready().await.unwrap().send_request(post("/pkg.S/Get"), false).unwrap();
+        send.send_data("give me that".into(), true).unwrap();
+        let mut recv = answer.await.unwrap().into_body();
+        while data(&mut recv).await.is_some() {}
+        for proxy in [&pair.web, &pair.api] {
+            let told = |r: &weft_proxy::Record| Some((r.http.as_ref()?.grpc_status, r.rx, r.tx));
+            let told = proxy.records.when(|r| r.first().and_then(told)).await;
+            assert_eq!(told, (Some(5), 12, 5));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_reset_stream_is_a_reset_with_any_code() {
     let cut = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
     let gate = cut.clone();
