@@ -34,7 +34,8 @@ impl Application {
         let (program, args) = argv.split_first().ok_or(StartError::Nothing)?;
         let name = || program.to_string_lossy().into_owned();
         let mut command = Command::new(program);
-        command.args(args).envs(env.iter().map(|(k, v)| (k, v)));
+        // what let its sidecar join is not for the application to read
+        command.args(args).envs(env.iter().map(|(k, v)| (k, v))).env_remove("WEFT_TOKEN");
         process::die_with_parent(&mut command, Signal::Kill);
         let child = command.spawn().map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => StartError::NotFound { program: name() },

@@ -1,6 +1,10 @@
 //! The product as its users meet it: real processes, real sockets, the command line's own words.
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test is a user: it lives in real time")]
 
+mod apps_grpc;
+mod apps_http;
+mod apps_run;
+mod apps_tcp;
 mod basics;
 mod dev_demo;
 mod fault_certs;
