@@ -12,6 +12,9 @@ use weft_wire::{
     },
 };
 
+/// A registration that has not been answered within this is made anew.
+const ANSWER: Duration = Duration::from_secs(10);
+
 /// What may be asked of a running registration.
 pub enum Command {
     /// Nothing new for us, please; answered when the callers know, or at the server's bound.
@@ -92,9 +95,15 @@ impl Attachment {
         let (send, requests) = mpsc::channel(64);
         let mut stream = Sender { seq: 0, send };
         stream.say(Message::Register(self.register.clone())).await?;
-        let replies = WorkloadApiClient::new(channel.clone()).attach(ReceiverStream::new(requests)).await?;
-        let mut replies: Streaming<AttachReply> = replies.into_inner();
-        let lease = match replies.message().await?.and_then(|r| r.message) {
+        let mut client = WorkloadApiClient::new(channel.clone());
+        let opened = tokio::time::timeout(ANSWER, async {
+            let mut replies: Streaming<AttachReply> = client.attach(ReceiverStream::new(requests)).await?.into_inner();
+            let first = replies.message().await?;
+            Ok::<_, Status>((replies, first))
+        });
+        let opened = opened.await.unwrap_or_else(|_| Err(Status::deadline_exceeded("the control plane took too long")));
+        let (mut replies, first) = opened?;
+        let lease = match first.and_then(|r| r.message) {
             Some(Reply::Registered(r)) => {
                 tracing::info!(uid = r.uid, identity = r.identity, "registered");
                 self.standing.send_replace(Standing::Registered { uid: r.uid });

@@ -116,11 +116,16 @@ impl Identity {
     }
 }
 
+/// An authority that has not answered within this is asked again.
+pub const ANSWER: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// One renewal with a new key.
 async fn renewed(channel: &Channel) -> Result<Credentials, String> {
     let key = KeyPair::generate().map_err(|e| e.to_string())?;
     let csr_der = key.csr().map_err(|e| e.to_string())?;
-    let issued = WorkloadApiClient::new(channel.clone()).renew(RenewRequest { csr_der: csr_der.into() }).await;
+    let mut client = WorkloadApiClient::new(channel.clone());
+    let renewal = client.renew(RenewRequest { csr_der: csr_der.into() });
+    let issued = tokio::time::timeout(ANSWER, renewal).await.map_err(|_| "the control plane took too long".to_owned())?;
     let issued = issued.map_err(|status| match std::error::Error::source(&status) {
         Some(source) => weft_rt::log::chain(source).to_string(),
         None => status.message().to_owned(),

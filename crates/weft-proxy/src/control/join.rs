@@ -120,7 +120,8 @@ pub async fn join(
         node: claim.node.clone(),
         service: claim.service.clone(),
     };
-    match client.join(request).await {
+    let joined = tokio::time::timeout(super::identity::ANSWER, client.join(request)).await;
+    match joined.unwrap_or_else(|_| Err(Status::deadline_exceeded("it took too long"))) {
         Ok(issued) => credentials(key, issued.into_inner()).map_err(JoinError::Unusable),
         Err(status) => Err(proof.failed(&status)),
     }
