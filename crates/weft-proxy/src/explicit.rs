@@ -13,7 +13,7 @@ use weft_rt::{drain, net::Stream};
 use weft_snapshot::failure::FailureKind;
 
 use crate::{
-    codec::{Reply, RequestHead, h1},
+    codec::{Origin, Reply, RequestHead, h1},
     failure::{Failure, Side},
     http::{Outbound, Role},
     io::Io,
@@ -56,7 +56,7 @@ fn outbound(w: &Rc<Worker>, peer: &Arc<Peer>, service: ServiceKey, port: u16, dr
 /// Requests with whole URIs, one after the other, or one CONNECT.
 async fn proxy_requests(w: &Rc<Worker>, peer: &Arc<Peer>, drain: &drain::Watch, io: Io) {
     let mut server = h1::server::Server::new(io);
-    while let Ok(Ok(Some(x))) = tokio::time::timeout(serve::IDLE, server.next()).await {
+    while let Ok(Ok(Some(mut x))) = tokio::time::timeout(serve::IDLE, server.next()).await {
         let found = named(w, &x.head).await;
         match (found, x.head.method == Method::CONNECT) {
             (Ok((service, port)), true) => {
@@ -67,6 +67,10 @@ async fn proxy_requests(w: &Rc<Worker>, peer: &Arc<Peer>, drain: &drain::Watch, 
                 return;
             }
             (Ok((service, port)), false) => {
+                if x.head.origin == (Origin::Http11 { absolute: true }) {
+                    // a whole URI is for proxies; the service is an origin and gets the path (RFC 9112, 3.2)
+                    x.head.origin = Origin::Http11 { absolute: false };
+                }
                 let reply = Reply::H1(x.reply);
                 Role::Outbound(Rc::new(outbound(w, peer, service, port, drain))).request(x.head, x.body, &reply).await;
                 let Reply::H1(reply) = reply else { return };
