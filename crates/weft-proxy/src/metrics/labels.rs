@@ -39,9 +39,10 @@ pub struct End(pub Arc<Labels>);
 pub struct Ends {
     known: HashSet<Arc<Labels>>,
     unknown: Arc<Labels>,
-    /// By the snapshot of `revision`.
+    /// What no longer is in the snapshot stays: its connections are still to end, under the names that they began with.
     endpoints: HashMap<Uid, Found>,
-    own: HashMap<Uid, End>,
+    own: HashMap<Uid, (End, Revision)>,
+    /// The newest that decided a record.
     revision: Revision,
 }
 
@@ -49,6 +50,7 @@ pub struct Ends {
 struct Found {
     end: End,
     meshed: bool,
+    looked_up_at: Revision,
 }
 
 // === impl Labels ===
@@ -162,11 +164,7 @@ impl Ends {
 
     /// A record was decided by `revision`: what was found in an older snapshot is looked up again.
     pub fn at(&mut self, revision: Revision) {
-        if revision > self.revision {
-            self.revision = revision;
-            self.endpoints.clear();
-            self.own.clear();
-        }
+        self.revision = self.revision.max(revision);
     }
 
     /// Looked up once per connection: a peer remembers its labels.
@@ -177,13 +175,17 @@ impl Ends {
 
     /// The workload whose proxy this is.
     pub fn own(&mut self, uid: &Uid, snapshot: &dyn Fn() -> Arc<Snapshot>) -> End {
-        if let Some(end) = self.own.get(uid) {
+        let revision = self.revision;
+        let before = self.own.get(uid).cloned();
+        if let Some((end, _)) = before.as_ref().filter(|(_, at)| *at == revision) {
             return end.clone();
         }
-        let snapshot = snapshot();
-        let Some(view) = snapshot.workload(uid) else { return End(self.unknown.clone()) };
-        let end = self.end(Labels::of_workload(&view.workload));
-        self.own.insert(uid.clone(), end.clone());
+        let end = match (snapshot().workload(uid), before) {
+            (Some(view), _) => self.end(Labels::of_workload(&view.workload)),
+            (None, Some((end, _))) => end,
+            (None, None) => return End(self.unknown.clone()),
+        };
+        self.own.insert(uid.clone(), (end.clone(), revision));
         end
     }
 
@@ -194,16 +196,24 @@ impl Ends {
         uid: &Uid,
         snapshot: &dyn Fn() -> Arc<Snapshot>,
     ) -> Option<(End, bool)> {
-        if let Some(found) = self.endpoints.get(uid) {
+        let revision = self.revision;
+        if let Some(found) = self.endpoints.get(uid).filter(|found| found.looked_up_at == revision) {
             return Some((found.end.clone(), found.meshed));
         }
         let snapshot = snapshot();
-        let endpoints = snapshot.service(service)?.endpoints();
-        let at = endpoints.binary_search_by(|e| e.uid.cmp(uid)).ok()?;
-        let e = endpoints.get(at)?;
-        let found = Found { end: self.end(Labels::of_endpoint(service, e)), meshed: e.tunnel != Tunnel::None };
-        self.endpoints.insert(uid.clone(), found.clone());
-        Some((found.end, found.meshed))
+        let endpoints = snapshot.service(service).map(|s| s.endpoints()).unwrap_or_default();
+        let now = endpoints.binary_search_by(|e| e.uid.cmp(uid)).ok().and_then(|at| endpoints.get(at));
+        let (end, meshed) = match (now, self.endpoints.get(uid)) {
+            (Some(e), _) => (self.end(Labels::of_endpoint(service, e)), e.tunnel != Tunnel::None),
+            (None, Some(before)) => (before.end.clone(), before.meshed),
+            (None, None) => return None,
+        };
+        if self.endpoints.len() >= MAX_ENDS && !self.endpoints.contains_key(uid) {
+            // instances come and go; those that matter come back here
+            self.endpoints.clear();
+        }
+        self.endpoints.insert(uid.clone(), Found { end: end.clone(), meshed, looked_up_at: revision });
+        Some((end, meshed))
     }
 
     /// Somebody of whom no more is known than an identity or a namespace.

@@ -153,6 +153,8 @@ impl Sums {
             protocol: row.protocol.into(),
             destination_version: row.version,
             latency: latency.collect(),
+            // names can change while a connection lives: it may end as another edge than it began
+            open: self.edge.open.cast_signed().max(0).cast_unsigned(),
             ..self.edge
         }
     }

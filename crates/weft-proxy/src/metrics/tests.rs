@@ -93,7 +93,7 @@ fn snapshot() -> Snapshot {
 struct Fixture {
     metrics: Arc<Metrics>,
     peer: Arc<Peer>,
-    _snapshots: watch::Sender<Arc<Snapshot>>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
     _credentials: watch::Sender<Option<Arc<Credentials>>>,
 }
 
@@ -105,7 +105,7 @@ impl Fixture {
         let hello = Hello { workload: "front-7".into(), app: "front".into(), version: "v3".into(), ..Hello::default() };
         let peer =
             Peer { id: Some(id("shop/front")), hello: Some(hello), tls_group: "X25519MLKEM768", ..Peer::default() };
-        Self { metrics, peer: Arc::new(peer), _snapshots: snapshots, _credentials: credentials }
+        Self { metrics, peer: Arc::new(peer), snapshots, _credentials: credentials }
     }
 
     fn record(&self, direction: Direction, spoken: Spoken) -> Record {
@@ -316,6 +316,62 @@ fn obs_02_a_connection_that_breaks_fails_its_edge() {
 }
 
 #[test]
+fn obs_02_a_connection_outlives_its_endpoint_under_its_name() {
+    let f = Fixture::new();
+    let mut r = f.record(Direction::Outbound, Spoken::Tcp);
+    r.service = Some(("shop/reviews".parse().unwrap(), 80));
+    (r.upstream_uid, r.upstream_id) = (Some(uid("shop/reviews", "1")), Some(id("shop/reviews")));
+    f.metrics.progress(&mut r);
+    f.snapshots.send_replace(Arc::new(Snapshot::empty()));
+    // a later request makes the newer revision known
+    let mut later = f.asked(None, 503);
+    later.revision = Revision::new(1, 8);
+    f.take(later);
+    f.take(r);
+    let line = f.line("istio_tcp_connections_closed_total{");
+    assert!(
+        line.contains("destination_workload=\"reviews-1\"") && line.contains("source_workload=\"web-1\""),
+        "{line}"
+    );
+    let edge = f.edge(|e| e.protocol == "tcp");
+    assert_eq!((edge.requests, edge.succeeded, edge.open), (1, 1, 0));
+}
+
+#[test]
+fn obs_01_nothing_is_lost_between_workers_and_scrapes() {
+    const EACH: u64 = 3000;
+    const THREADS: u64 = 3;
+    let f = Fixture::new();
+    std::thread::scope(|threads| {
+        let workers: Vec<_> = (0..THREADS)
+            .map(|_| {
+                threads.spawn(|| {
+                    for i in 0..EACH {
+                        f.take(f.asked(Some(if i % 2 == 0 { "1" } else { "2" }), if i % 10 == 0 { 503 } else { 200 }));
+                    }
+                })
+            })
+            .collect();
+        let mut before = 0;
+        while !workers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            let edges = f.metrics.stats().edges;
+            assert!(edges.iter().all(|e| e.requests == e.succeeded + e.failed));
+            let now = edges.iter().map(|e| e.requests).sum();
+            assert!(now >= before, "{now} after {before}");
+            before = now;
+            assert!(f.metrics.exposition().ends_with('\n'));
+        }
+    });
+    let edges = f.metrics.stats().edges;
+    let sum = |of: fn(&v1::Edge) -> u64| edges.iter().map(of).sum::<u64>();
+    assert_eq!((sum(|e| e.requests), sum(|e| e.failed)), (THREADS * EACH, THREADS * EACH / 10));
+    assert_eq!(sum(|e| e.latency.last().unwrap().count), THREADS * EACH);
+    let text = f.metrics.exposition();
+    let lines = text.lines().filter(|l| l.starts_with("istio_requests_total{"));
+    assert_eq!(lines.map(|l| l.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum::<u64>(), THREADS * EACH);
+}
+
+#[test]
 fn edges_tell_both_views_and_what_went_nowhere() {
     let f = Fixture::new();
     let (own, peer) = (id("shop/web"), id("shop/reviews"));
@@ -464,4 +520,35 @@ fn the_exposition_tells_what_is_in_force() {
     assert!(!f.metrics.exposition().contains("weft_certificate_expiry"), "there is no certificate yet");
     let stats = f.metrics.stats();
     assert_eq!(stats.revision, Some(v1::Revision { incarnation: 1, n: 7 }));
+}
+
+#[test]
+fn nov_01_a_remembered_decision_names_both_ends() {
+    let f = Fixture::new();
+    let ring = crate::ring::Ring::default();
+    let (asked, served) = (f.asked(Some("1"), 200), f.served(200));
+    ring.push(weft_model::Wall::millis(1), Box::new(asked));
+    ring.push(weft_model::Wall::millis(2), Box::new(served));
+    let found = ring.of_request("r-1", &snapshot());
+    let told: Vec<_> = found.iter().map(|d| (&*d.direction, &*d.source, &*d.source_identity)).collect();
+    let (web, front) = (id("shop/web"), id("shop/front"));
+    assert_eq!(told, [("outbound", "web-1", web.as_str()), ("inbound", "front-7", front.as_str())]);
+    assert_eq!(found[0].attributes["destination_identity"], id("shop/reviews").as_str());
+    assert_eq!(found[1].attributes["destination_identity"], web.as_str());
+    assert!(found[1].explanation.contains(&format!("from {front} for shop/web:80 to {web}")), "{}", found[1].explanation);
+}
+
+#[test]
+#[ignore]
+fn cost() {
+    let f = Fixture::new();
+    let ring = crate::ring::Ring::default();
+    let c = Clock::real();
+    println!("record {} B", size_of::<Record>());
+    for _ in 0..3 {
+        let rs: Vec<_> = (0..100_000).map(|_| { let mut r = f.served(200); r.http.as_mut().unwrap().path = bytes::Bytes::from_static(b"/abc/def?x=1"); Box::new(r)}).collect();
+        let t = c.mono();
+        for mut r in rs { f.metrics.take(&mut r); r.let_go(); ring.push(weft_model::Wall::millis(1), r); }
+        println!("finish {:?}", c.mono().since(t) / 100_000);
+    }
 }
