@@ -5,12 +5,14 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use weft_wire::{
-    grpc::{Channel, Status, Streaming, WorkloadApiClient},
+    grpc::{Status, Streaming, WorkloadApiClient},
     v1::{
         AttachReply, AttachRequest, CheckResult, Deregister, Drain, Drained, Register, RenewLease,
         attach_reply::Message as Reply, attach_request::Message,
     },
 };
+
+use super::connect::Dialer;
 
 /// A registration that has not been answered within this is made anew.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -58,11 +60,11 @@ const DEFAULT_LEASE: Duration = Duration::from_secs(10);
 
 impl Attachment {
     /// Registers, and registers anew after every loss, until deregistered or refused.
-    pub async fn run(mut self, channel: Channel) {
+    pub async fn run(mut self, dialer: Dialer) {
         let mut latest = BTreeMap::new();
         let mut pause = PAUSE.0;
         loop {
-            match self.once(&channel, &mut latest).await {
+            match self.once(&dialer, &mut latest).await {
                 Ok(End::Deregistered) => return,
                 Ok(End::Refused(why)) => {
                     tracing::error!(why, "registration refused");
@@ -91,11 +93,11 @@ impl Attachment {
     }
 
     /// One stream, from registration to its end.
-    async fn once(&mut self, channel: &Channel, latest: &mut BTreeMap<String, CheckResult>) -> Result<End, Status> {
+    async fn once(&mut self, dialer: &Dialer, latest: &mut BTreeMap<String, CheckResult>) -> Result<End, Status> {
         let (send, requests) = mpsc::channel(64);
         let mut stream = Sender { seq: 0, send };
         stream.say(Message::Register(self.register.clone())).await?;
-        let mut client = WorkloadApiClient::new(channel.clone());
+        let mut client = WorkloadApiClient::new(dialer.channel()?);
         let opened = tokio::time::timeout(ANSWER, async {
             let mut replies: Streaming<AttachReply> = client.attach(ReceiverStream::new(requests)).await?.into_inner();
             let first = replies.message().await?;

@@ -11,10 +11,10 @@ use weft_snapshot::{
 };
 use weft_wire::{
     delta::{Client, Event, Set},
-    grpc::{AggregatedDiscoveryServiceClient, Channel, DeltaDiscoveryResponse, Status},
+    grpc::{AggregatedDiscoveryServiceClient, DeltaDiscoveryResponse, Status},
 };
 
-use super::kept::Kept;
+use super::{connect::Dialer, kept::Kept};
 
 /// Shortest and longest pause between attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -65,11 +65,11 @@ impl Discovery {
     }
 
     /// Follows the stream, and opens it anew after every loss, for ever. What was published last stays.
-    pub async fn run(mut self, channel: Channel) {
+    pub async fn run(mut self, dialer: Dialer) {
         let mut pause = PAUSE.0;
         loop {
             let before = self.client.applied();
-            if let Err(status) = self.once(&channel).await {
+            if let Err(status) = self.once(&dialer).await {
                 tracing::debug!(why = status.message(), "configuration stream ended");
             }
             self.client.disconnect();
@@ -78,11 +78,11 @@ impl Discovery {
         }
     }
 
-    async fn once(&mut self, channel: &Channel) -> Result<(), Status> {
+    async fn once(&mut self, dialer: &Dialer) -> Result<(), Status> {
         let (requests, stream) = mpsc::channel(16);
         self.subscribe();
         requests.send(self.client.connect()).await.map_err(|_| ended())?;
-        let mut service = AggregatedDiscoveryServiceClient::new(channel.clone());
+        let mut service = AggregatedDiscoveryServiceClient::new(dialer.channel()?);
         let mut responses = service.delta_aggregated_resources(ReceiverStream::new(stream)).await?.into_inner();
         let mut deadline = None;
         loop {

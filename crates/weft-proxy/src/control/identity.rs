@@ -10,11 +10,12 @@ use weft_identity::{
 };
 use weft_rt::{Clock, Dice, net::Net};
 use weft_wire::{
-    grpc::{Channel, WorkloadApiClient},
+    grpc::WorkloadApiClient,
     v1::RenewRequest,
 };
 
 use super::{
+    connect::Dialer,
     join::{self, Claim, JoinError, Proof},
     kept::Kept,
 };
@@ -55,8 +56,8 @@ impl Identity {
         }
     }
 
-    /// Renews over `channel` whenever the plan says so. Never returns.
-    pub async fn renew(mut self, mut state: State, channel: Channel) {
+    /// Renews over a channel of the current SVID whenever the plan says so. Never returns.
+    pub async fn renew(mut self, mut state: State, dialer: Dialer) {
         let mut before = self.now();
         loop {
             let now = self.now();
@@ -72,7 +73,7 @@ impl Identity {
                     );
                     tokio::time::sleep(retry_in.min(rotate::RECHECK)).await;
                 }
-                Step::Renew | Step::Expired { .. } => match renewed(&channel).await {
+                Step::Renew | Step::Expired { .. } => match renewed(&dialer).await {
                     Ok(credentials) => {
                         tracing::info!(serial = %credentials.svid.serial(), not_after = %credentials.svid.not_after(), "identity renewed");
                         state = self.obtained(&state, credentials);
@@ -120,10 +121,10 @@ impl Identity {
 pub const ANSWER: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// One renewal with a new key.
-async fn renewed(channel: &Channel) -> Result<Credentials, String> {
+async fn renewed(dialer: &Dialer) -> Result<Credentials, String> {
     let key = KeyPair::generate().map_err(|e| e.to_string())?;
     let csr_der = key.csr().map_err(|e| e.to_string())?;
-    let mut client = WorkloadApiClient::new(channel.clone());
+    let mut client = WorkloadApiClient::new(dialer.channel().map_err(|s| s.message().to_owned())?);
     let renewal = client.renew(RenewRequest { csr_der: csr_der.into() });
     let issued = tokio::time::timeout(ANSWER, renewal).await.map_err(|_| "the control plane took too long".to_owned())?;
     let issued = issued.map_err(|status| match std::error::Error::source(&status) {

@@ -22,7 +22,7 @@ use weft_rt::{
 use weft_snapshot::snapshot::Snapshot;
 use weft_wire::v1::{CheckResult, Drained, Register};
 
-use self::{attach::Attachment, attach::Command, discovery::Discovery, identity::Identity, kept::Kept};
+use self::{connect::Dialer, attach::Attachment, attach::Command, discovery::Discovery, identity::Identity, kept::Kept};
 pub use self::{
     attach::Standing,
     join::{Claim, JoinError, JoinToken, Proof, TokenError},
@@ -129,18 +129,17 @@ impl Joined {
     /// Registers, subscribes, and keeps all of it up until dropped.
     pub fn attach(self, register: Register, answers: Answers) -> Result<Control, StartError> {
         let wall = identity::wall_clock(&self.clock);
-        let channel = connect::identified(&self.net, self.config.server, self.credentials.clone(), &wall);
-        let channel = channel.map_err(|e| StartError::Channel(weft_rt::log::chain(&e).to_string()))?;
+        let dialer = Dialer::new(self.net, self.config.server, self.credentials.clone(), wall);
         let (results, found) = mpsc::channel(64);
         let (commands, orders) = mpsc::channel(4);
         let (told, standing) = watch::channel(Standing::Unregistered);
         let attachment = Attachment { register, results: found, commands: orders, standing: told };
 
         let mut tasks = Tasks::new();
-        tasks.spawn("registration", attachment.run(channel.clone()));
-        tasks.spawn("configuration", self.discovery.run(channel.clone()));
-        tasks.spawn("questions", observe::run(channel.clone(), self.config.uid.as_str().into(), answers));
-        tasks.spawn("identity", self.identity.renew(self.rotation, channel));
+        tasks.spawn("registration", attachment.run(dialer.clone()));
+        tasks.spawn("configuration", self.discovery.run(dialer.clone()));
+        tasks.spawn("questions", observe::run(dialer.clone(), self.config.uid.as_str().into(), answers));
+        tasks.spawn("identity", self.identity.renew(self.rotation, dialer));
         Ok(Control {
             snapshots: self.snapshots,
             credentials: self.credentials,

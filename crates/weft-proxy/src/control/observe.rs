@@ -5,9 +5,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use weft_wire::{
-    grpc::{Channel, ObserveClient, Status},
+    grpc::{ObserveClient, Status},
     v1::{Answer, ProxyHello, ProxyReport, ServerAsk, proxy_report::Report, server_ask::Ask},
 };
+
+use super::connect::Dialer;
 
 /// Knows what the proxy did: its decision ring and counters. The answer's id is filled in here.
 pub type Answers = Arc<dyn Fn(&Ask) -> Answer + Send + Sync>;
@@ -16,25 +18,25 @@ pub type Answers = Arc<dyn Fn(&Ask) -> Answer + Send + Sync>;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// Stays reachable for questions, for ever.
-pub async fn run(channel: Channel, uid: String, answers: Answers) {
+pub async fn run(dialer: Dialer, uid: String, answers: Answers) {
     let mut pause = PAUSE.0;
     loop {
         let started = tokio::time::Instant::now();
-        let ended = once(&channel, &uid, &answers).await;
+        let ended = once(&dialer, &uid, &answers).await;
         tracing::debug!(ended = ended.err().map(|s| s.message().to_owned()), "question stream ended");
         pause = if started.elapsed() > PAUSE.1 { PAUSE.0 } else { (pause * 2).min(PAUSE.1) };
         tokio::time::sleep(pause).await;
     }
 }
 
-async fn once(channel: &Channel, uid: &str, answers: &Answers) -> Result<(), Status> {
+async fn once(dialer: &Dialer, uid: &str, answers: &Answers) -> Result<(), Status> {
     let (send, reports) = mpsc::channel(16);
     let say = async |report| {
         let sent = send.send(ProxyReport { report: Some(report) }).await;
         sent.map_err(|_| Status::unavailable("the stream has ended"))
     };
     say(Report::Hello(ProxyHello { uid: uid.into(), version: env!("CARGO_PKG_VERSION").into() })).await?;
-    let mut asks = ObserveClient::new(channel.clone()).watch(ReceiverStream::new(reports)).await?.into_inner();
+    let mut asks = ObserveClient::new(dialer.channel()?).watch(ReceiverStream::new(reports)).await?.into_inner();
     while let Some(ServerAsk { ask_id, ask }) = asks.message().await? {
         let answer = match &ask {
             Some(ask) => answers(ask),
