@@ -4,6 +4,13 @@
 //! cargo run --release -p weft-proxy --example static_pair -- http 127.0.0.1:9001 127.0.0.1:9000
 //! ```
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a tool for the hand: it may panic"
+)]
+
 #[path = "../tests/support/mod.rs"]
 mod support;
 

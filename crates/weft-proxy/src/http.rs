@@ -406,6 +406,9 @@ fn edit(head: &mut RequestHead, edits: &Edits<'_>) -> Result<(), Failure> {
         head.authority = Some(host.parse().map_err(|_| bad("the route's host is no host"))?);
     }
     if let Some(path) = &edits.path {
+        if path.bytes().any(|b| b <= b' ' || b == 0x7f) {
+            return Err(bad("the route's path has a blank or control character"));
+        }
         head.path = Bytes::copy_from_slice(path.as_bytes());
     }
     Ok(())
@@ -721,14 +724,26 @@ mod tests {
     #[expect(unreachable_code, reason = "only the types are asked")]
     #[test]
     fn futures_stay_small() {
-        let ask = size(|| upstream::ask(unreachable!(), unreachable!(), 0, unreachable!(), unreachable!(), unreachable!()));
-        let ask_app = size(|| upstream::ask_app(unreachable!(), unreachable!(), unreachable!(), unreachable!(), unreachable!()));
-        let one_try = size(|| one_try(unreachable!(), unreachable!(), 0, unreachable!(), unreachable!(), unreachable!(), unreachable!()));
+        let ask =
+            size(|| upstream::ask(unreachable!(), unreachable!(), 0, unreachable!(), unreachable!(), unreachable!()));
+        let ask_app =
+            size(|| upstream::ask_app(unreachable!(), unreachable!(), unreachable!(), unreachable!(), unreachable!()));
+        let one_try = size(|| {
+            one_try(unreachable!(), unreachable!(), 0, unreachable!(), unreachable!(), unreachable!(), unreachable!())
+        });
         let respond = size(|| respond(unreachable!(), unreachable!(), unreachable!(), unreachable!(), unreachable!()));
         let out = size(|| outbound(unreachable!(), unreachable!(), unreachable!(), unreachable!()));
         let inb = size(|| inbound(unreachable!(), unreachable!(), unreachable!(), unreachable!()));
         let request = size(|| Role::request(unreachable!(), unreachable!(), unreachable!(), unreachable!()));
-        let sizes = [("ask", ask), ("ask_app", ask_app), ("one_try", one_try), ("respond", respond), ("outbound", out), ("inbound", inb), ("request", request)];
+        let sizes = [
+            ("ask", ask),
+            ("ask_app", ask_app),
+            ("one_try", one_try),
+            ("respond", respond),
+            ("outbound", out),
+            ("inbound", inb),
+            ("request", request),
+        ];
         eprintln!("{sizes:?}");
         assert!(request <= 4096, "{sizes:?}");
     }

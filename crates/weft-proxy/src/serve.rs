@@ -328,6 +328,10 @@ impl MeshConn {
             let tunnels = self.tunnels.clone();
             let authority = parts.uri.authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
             let inbound = self.inbound.clone();
+            if !self.weft1 && inbound.peer.borrow().hello.is_none() {
+                let said = parts.headers.get("baggage").and_then(|b| b.to_str().ok()).map(crate::tunnel::read_baggage);
+                inbound.introduce(said);
+            }
             // its end is waited for by the drain's token in `inbound`
             return spawn_local(async move {
                 // Counted here and not on arrival: streams that ended in the same batch of frames go first
@@ -354,6 +358,17 @@ impl MeshConn {
         }
         let role = Role::Inbound(self.inbound.clone());
         spawn_local(h2_request(role, parts, recv, reply)).detach();
+    }
+}
+
+impl Inbound {
+    /// What the peer says of itself: for labels of what follows.
+    fn introduce(&self, said: Option<Hello>) {
+        let peer = {
+            let before: &Peer = &self.peer.borrow();
+            Peer { hello: said, seen: crate::record::Seen::default(), ..before.clone() }
+        };
+        *self.peer.borrow_mut() = Arc::new(peer);
     }
 }
 
@@ -387,11 +402,7 @@ async fn hello(i: Rc<Inbound>, reply: h2::Reply, recv: ::h2::RecvStream) {
     let Ok(said) = Hello::decode(&bytes) else {
         return reply.reset(::h2::Reason::PROTOCOL_ERROR);
     };
-    let peer = {
-        let before: &Peer = &i.peer.borrow();
-        Peer { hello: Some(said), seen: crate::record::Seen::default(), ..before.clone() }
-    };
-    *i.peer.borrow_mut() = Arc::new(peer);
+    i.introduce(Some(said));
     let ours = Body::full(i.worker.hello().encode());
     let _ = reply.send(&ResponseHead::new(StatusCode::OK), ours).await;
 }
@@ -406,7 +417,10 @@ async fn connect(i: Rc<Inbound>, authority: &str, reply: h2::Reply, recv: ::h2::
     record.workload = Some(i.workload.clone());
     let mut rec = Recording::begin(w.sink.clone(), w.clock.clone(), record);
     let entered = enter(&i, authority, &mut rec).await;
-    let ok = ResponseHead::new(StatusCode::OK);
+    let mut ok = ResponseHead::new(StatusCode::OK);
+    if let (Some(ours), false) = (w.baggage(), i.peer.borrow().alpn == "weft/1") {
+        ok.headers.insert("baggage", ours);
+    }
     match entered {
         Err(f) => {
             rec.fail(&f);

@@ -140,6 +140,9 @@ enum DoorIx {
     Explicit,
 }
 
+/// Of inbound and outbound drains.
+type Watches = (drain::Watch, drain::Watch);
+
 struct Handed {
     door: DoorIx,
     stream: Detached,
@@ -153,7 +156,6 @@ struct Plan {
     upstreams: Arc<Vec<Upstream>>,
     inbound: drain::Observer,
     outbound: drain::Observer,
-    watches: Arc<Mutex<(Option<drain::Watch>, Option<drain::Watch>)>>,
     end: drain::Observer,
     loads: Arc<Vec<Arc<AtomicUsize>>>,
     /// Which snapshot each worker decides by.
@@ -193,12 +195,12 @@ impl Sidecar {
             upstreams: Arc::new(config.upstreams),
             inbound: inbound.observer(),
             outbound: outbound.observer(),
-            watches: Arc::new(Mutex::new((Some(inbound_watch), Some(outbound_watch)))),
             end: end.observer(),
             loads: Arc::new(std::iter::repeat_with(Arc::default).take(count).collect()),
             applied: watch::Sender::new(vec![Revision::ZERO; count]),
         };
-        let threads = start_threads(&plan, count, listeners).map_err(StartError::Thread)?;
+        let threads =
+            start_threads(&plan, (inbound_watch, outbound_watch), count, listeners).map_err(StartError::Thread)?;
         Ok(Self {
             bound,
             hasten: [inbound.hasten(), outbound.hasten()],
@@ -305,12 +307,17 @@ fn reserve(config: &Config) -> Result<(Bound, Vec<(DoorIx, Reserved)>), StartErr
 
 // === threads ===
 
-fn start_threads(plan: &Plan, count: usize, listeners: Vec<(DoorIx, Reserved)>) -> io::Result<Vec<JoinHandle<()>>> {
+fn start_threads(
+    plan: &Plan,
+    watches: Watches,
+    count: usize,
+    listeners: Vec<(DoorIx, Reserved)>,
+) -> io::Result<Vec<JoinHandle<()>>> {
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     let mut listeners = Some(listeners);
     let mut threads = Vec::new();
     for (ix, handed) in receivers.into_iter().enumerate() {
-        let plan = plan.clone();
+        let (plan, watches) = (plan.clone(), watches.clone());
         // the first worker accepts for all
         let mine = listeners.take().unwrap_or_default();
         let senders = if ix == 0 { senders.clone() } else { Vec::new() };
@@ -320,7 +327,7 @@ fn start_threads(plan: &Plan, count: usize, listeners: Vec<(DoorIx, Reserved)>) 
                 Ok(r) => r,
                 Err(e) => return tracing::error!(error = %e, "worker has no runtime"),
             };
-            LocalSet::new().block_on(&runtime, worker(plan, ix, mine, senders, handed));
+            LocalSet::new().block_on(&runtime, worker(plan, watches, ix, mine, senders, handed));
         })?);
     }
     Ok(threads)
@@ -329,6 +336,7 @@ fn start_threads(plan: &Plan, count: usize, listeners: Vec<(DoorIx, Reserved)>) 
 /// One worker, until the end. The first one accepts.
 async fn worker(
     plan: Plan,
+    (inbound, outbound): Watches,
     ix: usize,
     listeners: Vec<(DoorIx, Reserved)>,
     senders: Vec<mpsc::UnboundedSender<Handed>>,
@@ -336,11 +344,6 @@ async fn worker(
 ) {
     let w = Worker::new(&plan.deps, Dice::from_os());
     let upstreams: Rc<Vec<Rc<Upstream>>> = Rc::new(plan.upstreams.iter().cloned().map(Rc::new).collect());
-    let (inbound, outbound) = {
-        let watches = lock(&plan.watches);
-        (watches.0.clone(), watches.1.clone())
-    };
-    let (Some(inbound), Some(outbound)) = (inbound, outbound) else { return };
     let here = Rc::new(Here {
         w: w.clone(),
         upstreams,
@@ -358,13 +361,6 @@ async fn worker(
         }
     }
     drop(senders);
-    // Workers and connections hold the watches from here on; when they are gone, a drain is done
-    {
-        let mut watches = lock(&plan.watches);
-        if ix + 1 == plan.loads.len() {
-            *watches = (None, None);
-        }
-    }
     let taking = async move {
         while let Some(h) = handed.recv().await {
             if let Ok(stream) = h.stream.attach() {

@@ -161,3 +161,34 @@ pub fn refused(answer: &crate::codec::ResponseHead) -> crate::failure::Failure {
         .with_rule(rule.map(std::sync::Arc::new))
         .with_detail(format_args!("the far proxy answered {}", answer.status.as_u16()))
 }
+
+/// What an HBONE peer says of itself (features.md 4.7), as a hello says it. Values are cut as a hello's are.
+pub fn read_baggage(text: &str) -> weft_wire::hello::Hello {
+    let mut hello = weft_wire::hello::Hello::default();
+    for (key, value) in text.split(',').filter_map(|p| p.split_once('=')) {
+        let value: String =
+            value.trim().chars().filter(|c| !c.is_control()).take(weft_wire::hello::MAX_LABEL).collect();
+        match key.trim() {
+            "k8s.cluster.name" => hello.cluster = value,
+            "k8s.pod.name" | "k8s.deployment.name" | "k8s.job.name" | "k8s.cronjob.name" => hello.workload = value,
+            "service.name" => hello.app = value,
+            "service.version" => hello.version = value,
+            "cloud.availability_zone" => hello.zone = value,
+            _ => {}
+        }
+    }
+    hello
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn baggage_is_read_as_a_hello() {
+        let said = "k8s.cluster.name=c1,k8s.namespace.name=shop,k8s.deployment.name=web , service.name=web,service.version=v2,\
+                    cloud.availability_zone=a,odd";
+        let hello = super::read_baggage(said);
+        let got = [&hello.cluster, &hello.workload, &hello.app, &hello.version, &hello.zone].map(String::as_str);
+        assert_eq!(got, ["c1", "web", "web", "v2", "a"]);
+        assert_eq!(super::read_baggage(&format!("service.name={}", "x".repeat(500))).app.len(), 128);
+    }
+}

@@ -13,7 +13,11 @@ use tokio::sync::watch;
 use weft_identity::{Presented, WallClock};
 use weft_model::{ServiceKey, Uid};
 use weft_rt::{Clock, Dice, drain, net::Net};
-use weft_snapshot::{detect::ServerFirst, fragment::Endpoint, snapshot::{EndpointView, Snapshot}};
+use weft_snapshot::{
+    detect::ServerFirst,
+    fragment::Endpoint,
+    snapshot::{EndpointView, Snapshot},
+};
 use weft_wire::hello::Hello;
 
 use crate::{
@@ -60,13 +64,15 @@ pub struct Worker {
     credentials: RefCell<Option<Arc<Credentials>>>,
     presented: RefCell<Rc<Presented>>,
     /// Lanes by endpoint, for the current credentials; forgotten when snapshot or credentials change.
-    lanes: RefCell<HashMap<(*const EndpointView, Class), (Arc<EndpointView>, Rc<Lane>)>>,
+    lanes: RefCell<Lanes>,
     own: Arc<BTreeSet<SocketAddr>>,
     cluster: Arc<str>,
     conns: Cell<u64>,
     /// What this worker carries: for the acceptor, which prefers the least loaded.
     pub load: Arc<std::sync::atomic::AtomicUsize>,
 }
+
+type Lanes = HashMap<(*const EndpointView, Class), (Arc<EndpointView>, Rc<Lane>)>;
 
 // === impl Worker ===
 
@@ -263,7 +269,7 @@ impl Worker {
         }
     }
 
-    /// The same for HBONE peers.
+    /// The same for HBONE peers (features.md 4.7).
     pub fn baggage(&self) -> Option<http::HeaderValue> {
         let snapshot = self.snapshot();
         let w = &snapshot.workload(&self.workload)?.workload;

@@ -302,9 +302,7 @@ pub(crate) fn to_request(head: &RequestHead) -> Option<Request<()>> {
         uri.scheme = Some(http::uri::Scheme::HTTP);
         uri.path_and_query = Some(http::uri::PathAndQuery::from_maybe_shared(head.path.clone()).ok()?);
     }
-    if uri.authority.is_none() {
-        return None;
-    }
+    uri.authority.as_ref()?;
     let mut request = Request::new(());
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = http::Uri::from_parts(uri).ok()?;

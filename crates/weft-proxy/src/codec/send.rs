@@ -184,7 +184,7 @@ impl Sink {
         match self {
             Self::H1(out) => {
                 out.data(b);
-                if out.wire.borrow_mut().out().len() >= GATHER {
+                if out.wire.borrow().queued() >= GATHER {
                     poll_fn(|cx| out.wire.borrow_mut().poll_drained(cx)).await?;
                 }
                 Ok(false)

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{
     io::AsyncWriteExt,
     sync::{Semaphore, watch},
+    task::JoinSet,
 };
 use weft_model::Protocol;
 use weft_proxy::Credentials;
@@ -43,15 +44,16 @@ async fn ops_12_a_drain_lets_what_is_in_flight_end() {
     c.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
     requests.wait_for(|n| *n == 1).await.unwrap();
     let api = pair.api.sidecar.clone();
-    let drain = tokio::spawn(async move { api.drain_inbound(Duration::from_secs(15)).await });
+    let mut drain = JoinSet::new();
+    drain.spawn(async move { api.drain_inbound(Duration::from_secs(15)).await });
     // nothing new is taken: the listener is closed when the drain has begun
     while tokio::net::TcpStream::connect(pair.mesh()).await.is_ok() {
         tokio::task::yield_now().await;
     }
-    assert!(!drain.is_finished());
+    assert!(drain.try_join_next().is_none());
     go.add_permits(1);
     assert_eq!(c.response().await.1, "ok");
-    assert!(drain.await.unwrap(), "in time");
+    assert!(drain.join_next().await.unwrap().unwrap(), "in time");
     c.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
     let (head, _) = c.response().await;
     assert!(head.starts_with("HTTP/1.1 503 ") && head.contains(";not-sent"), "{head}");
@@ -69,9 +71,10 @@ async fn ops_12_a_drain_says_connection_close_and_a_deadline_ends_it() {
     busy.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
     requests.wait_for(|n| *n == 2).await.unwrap();
     let web = pair.web.sidecar.clone();
-    let stop = tokio::spawn(async move { web.stop(Duration::from_millis(300)).await });
+    let mut stop = JoinSet::new();
+    stop.spawn(async move { web.stop(Duration::from_millis(300)).await });
     assert!(idle.rest().await.unwrap().is_empty(), "an idle connection ends cleanly");
-    assert!(!stop.await.unwrap(), "the busy one was not in time");
+    assert!(!stop.join_next().await.unwrap().unwrap(), "the busy one was not in time");
     assert!(busy.rest().await.is_err(), "and is no clean end");
 }
 

@@ -180,6 +180,27 @@ async fn trf_34_expect_continue_is_answered_by_the_origin() {
 }
 
 #[tokio::test]
+async fn trf_34_a_refusal_instead_of_continue_ends_the_connection() {
+    let origin = Origin::new(|mut s, _| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(s.read_u8().await.unwrap());
+        }
+        s.write_all(b"HTTP/1.1 417 Expectation Failed\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
+        let _ = s.read_u8().await;
+    })
+    .await;
+    let pair = Pair::new(Protocol::Http, origin.addr);
+    let mut c = Raw::connect(pair.at).await;
+    c.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n").await;
+    let (head, body) = c.response().await;
+    assert!(head.starts_with("HTTP/1.1 417 "), "{head}");
+    assert_eq!(body, "no");
+    c.0.shutdown().await.unwrap();
+    assert!(c.rest().await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn trf_34_connection_close_is_kept() {
     let origin = Origin::answering(OK).await;
     let pair = Pair::new(Protocol::Http, origin.addr);

@@ -1,5 +1,13 @@
 //! End to end over loopback: real sockets, real handshakes, two sidecars in one process.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -44,6 +44,8 @@ pub struct Reply {
     version_10: bool,
     keep_alive: Cell<bool>,
     answered: Cell<bool>,
+    /// The client waits for a 100 before it sends the body.
+    held_back: Cell<bool>,
 }
 
 /// Sees what arrives on a connection.
@@ -91,6 +93,8 @@ impl Server {
             version_10: parsed.head.origin == Origin::Http10,
             keep_alive: Cell::new(parsed.keep_alive),
             answered: Cell::new(false),
+            // Whoever asks first is not answered with "go on" by an answer
+            held_back: Cell::new(parsed.expects_continue),
         };
         Ok(Some(Exchange { head: parsed.head, body, reply }))
     }
@@ -126,6 +130,8 @@ impl Server {
         };
         match left {
             Some(0) => true,
+            // It may send the body yet, or not: nobody knows where the next request would begin
+            _ if reply.held_back.get() => false,
             Some(n) if n <= DISCARD_BELOW => {
                 let mut rest = Incoming::new(self.wire.clone(), None);
                 let read = async {
@@ -168,6 +174,9 @@ impl Reply {
     /// A 1xx answer before the answer.
     pub fn interim(&self, head: &ResponseHead) {
         if !self.version_10 {
+            if head.status == http::StatusCode::CONTINUE {
+                self.held_back.set(false);
+            }
             write::bare(self.wire.borrow_mut().out(), head);
         }
     }

@@ -259,7 +259,12 @@ impl Wire {
     }
 
     pub(crate) fn has_output(&self) -> bool {
-        !self.wbuf.is_empty() || !self.big.is_empty()
+        self.queued() > 0
+    }
+
+    /// Bytes that wait to be written.
+    pub(crate) fn queued(&self) -> usize {
+        self.wbuf.len() + self.big.len() + self.tail.len()
     }
 
     /// Queues bytes; `poll_drained` first, so that there is at most one big chunk.
