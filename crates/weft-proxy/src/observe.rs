@@ -61,6 +61,7 @@ struct Told {
     metrics: Arc<Metrics>,
     ring: Ring,
     log: Option<AccessLog>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
     clock: Clock,
 }
 
@@ -76,9 +77,15 @@ impl Observability {
         let log = log.transpose().map_err(ObserveError::Log)?;
         let (ready, seen) = watch::channel(false);
         let mut tasks = Tasks::new();
-        let pages = Pages { metrics: metrics.clone(), ready: seen, snapshots, credentials, clock: clock.clone() };
+        let pages = Pages {
+            metrics: metrics.clone(),
+            ready: seen,
+            snapshots: snapshots.clone(),
+            credentials,
+            clock: clock.clone(),
+        };
         tasks.spawn("admin", admin::serve(listener, pages));
-        let told = Arc::new(Told { metrics, ring: Ring::default(), log, clock });
+        let told = Arc::new(Told { metrics, ring: Ring::default(), log, snapshots, clock });
         Ok(Self { told, address, ready, _tasks: tasks })
     }
 
@@ -129,12 +136,15 @@ impl Sink for Told {
 
 impl Told {
     fn answer(&self, ask: &Ask) -> Answer {
+        let snapshot = self.snapshots.borrow().clone();
         match ask {
-            Ask::Why(why) => Answer { decisions: self.ring.of_request(&why.request_id), ..Answer::default() },
+            Ask::Why(why) => {
+                Answer { decisions: self.ring.of_request(&why.request_id, &snapshot), ..Answer::default() }
+            }
             Ask::Recent(recent) => {
                 let limit = usize::try_from(recent.limit).unwrap_or(MAX_ANSWER).clamp(1, MAX_ANSWER);
                 let filter = recent.filter.clone().unwrap_or_default();
-                Answer { decisions: self.ring.recent(&filter, limit), ..Answer::default() }
+                Answer { decisions: self.ring.recent(&filter, limit, &snapshot), ..Answer::default() }
             }
             Ask::Stats(_) => Answer { stats: Some(self.metrics.stats()), ..Answer::default() },
         }

@@ -1,19 +1,22 @@
 //! The latest records of this proxy, kept so that `weft why` can tell what happened (features.md NOV-01).
 //!
-//! Two rings: what went well passes quickly, what failed or was denied stays longer. A record is moved in, not copied;
-//! the lock is taken for a push by the worker and, rarely, for a question.
+//! Two rings: what went well passes quickly, what failed or was denied stays longer. The lock is taken for a push by the
+//! worker and, rarely, for as long as a question needs to find its records; they are put into words after that.
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use weft_model::Wall;
+use weft_model::{Digest, SpiffeId, Wall};
 use weft_snapshot::{
-    decision::{Direction, Pick, Policy, Route, Spoken},
-    failure::FailureKind,
+    decision::{Decision, Direction, Policy, Spoken},
+    snapshot::Snapshot,
 };
-use weft_wire::v1::{self, Attempt, Decision, DecisionFilter};
+use weft_wire::{
+    observe,
+    v1::{self, DecisionFilter},
+};
 
 use crate::record::Record;
 
@@ -33,16 +36,18 @@ struct Kept {
     bad: VecDeque<Entry>,
 }
 
+#[derive(Clone)]
 struct Entry {
     /// When it ended.
     at: Wall,
-    record: Box<Record>,
+    record: Arc<Record>,
 }
 
 // === impl Ring ===
 
 impl Ring {
     pub fn push(&self, at: Wall, record: Box<Record>) {
+        let record = Arc::from(record);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let (ring, most) = if is_bad(&record) { (&mut kept.bad, BAD) } else { (&mut kept.good, GOOD) };
         // what falls out is dropped after the lock is released
@@ -53,21 +58,33 @@ impl Ring {
     }
 
     /// Everything remembered of one request, oldest first.
-    pub fn of_request(&self, id: &str) -> Vec<Decision> {
-        self.collect(usize::MAX, |r| &*r.request == id)
+    /// `snapshot` names the workload whose proxy this is.
+    pub fn of_request(&self, id: &str, snapshot: &Snapshot) -> Vec<v1::Decision> {
+        self.collect(snapshot, usize::MAX, |r| &*r.request == id, |_| true)
     }
 
     /// The newest that match, oldest of them first.
-    pub fn recent(&self, filter: &DecisionFilter, limit: usize) -> Vec<Decision> {
-        self.collect(limit, |r| matches(filter, r))
+    pub fn recent(&self, filter: &DecisionFilter, limit: usize, snapshot: &Snapshot) -> Vec<v1::Decision> {
+        let failed = |r: &Record| !filter.failed_only || is_bad(r);
+        self.collect(snapshot, limit, failed, |d| observe::matches(filter, d))
     }
 
-    fn collect(&self, limit: usize, wanted: impl Fn(&Record) -> bool) -> Vec<Decision> {
+    /// `cheap` is asked before a record is put into words, `wanted` afterwards.
+    fn collect(
+        &self,
+        snapshot: &Snapshot,
+        limit: usize,
+        cheap: impl Fn(&Record) -> bool,
+        wanted: impl Fn(&v1::Decision) -> bool,
+    ) -> Vec<v1::Decision> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut found: Vec<_> = kept.good.iter().chain(&kept.bad).filter(|e| wanted(&e.record)).collect();
-        found.sort_by_key(|e| e.at);
-        let skip = found.len().saturating_sub(limit);
-        found.into_iter().skip(skip).map(|e| decision(e.at, &e.record)).collect()
+        let mut found: Vec<_> = kept.good.iter().chain(&kept.bad).filter(|e| cheap(&e.record)).cloned().collect();
+        drop(kept);
+        found.sort_by_key(|e| std::cmp::Reverse(e.at));
+        let mut told: Vec<_> =
+            found.into_iter().map(|e| told(e.at, &e.record, snapshot)).filter(wanted).take(limit).collect();
+        told.reverse();
+        told
     }
 }
 
@@ -76,56 +93,63 @@ fn is_bad(r: &Record) -> bool {
     r.failure.is_some() || status >= 500 || matches!(r.policy, Policy::Denied { .. })
 }
 
-fn matches(f: &DecisionFilter, r: &Record) -> bool {
-    let service = r.service.as_ref().map(|(key, _)| key.to_string()).unwrap_or_default();
-    let source = r.downstream.id.as_ref().map_or("", |id| id.as_str());
-    let path = r.http.as_ref().map(|h| String::from_utf8_lossy(&h.path)).unwrap_or_default();
-    (f.service.is_empty() || f.service == service)
-        && (f.source.is_empty() || source.contains(&f.source))
-        && (f.verdict.is_empty() || f.verdict == verdict(&r.policy))
-        && (f.path.is_empty() || path.contains(&f.path))
-        && (!f.failed_only || is_bad(r))
-}
-
 // === a record in the words of the wire ===
 
-fn decision(at: Wall, r: &Record) -> Decision {
+fn told(at: Wall, r: &Record, snapshot: &Snapshot) -> v1::Decision {
+    let own = r.workload.as_ref().and_then(|uid| snapshot.workload(uid)).map(|v| &v.workload);
+    // of an older one nothing but its revision is known
+    let digest = if snapshot.revision == r.revision { snapshot.digest } else { Digest::ZERO };
+    let proxy = r.workload.as_ref().map(ToString::to_string).unwrap_or_default();
     let http = r.http.clone().unwrap_or_default();
-    Decision {
-        request_id: r.request.to_string(),
-        at_ms: at.minus(r.took).as_millis(),
-        proxy: r.workload.as_ref().map(ToString::to_string).unwrap_or_default(),
-        direction: direction(r.direction).into(),
-        source: r.downstream.hello.as_ref().map(|h| h.workload.to_string()).unwrap_or_default(),
-        source_identity: r.downstream.id.as_ref().map(ToString::to_string).unwrap_or_default(),
-        source_addr: r.downstream.addr.map(|a| a.to_string()).unwrap_or_default(),
-        service: r.service.as_ref().map(|(key, _)| key.to_string()).unwrap_or_default(),
-        port: r.service.as_ref().map_or(0, |(_, port)| u32::from(*port)),
-        protocol: protocol(r).into(),
-        method: http.method.map(|m| m.to_string()).unwrap_or_default(),
-        host: http.host.to_string(),
-        path: String::from_utf8_lossy(&http.path).into_owned(),
-        route: route(&r.route),
-        verdict: verdict(&r.policy).into(),
-        rule: rule(r),
-        reason: reason(r),
-        attempts: attempts(r),
-        status: http.status.into(),
-        failure: r.failure.map(|k| k.label().to_owned()).unwrap_or_default(),
-        side: r.side.map(|s| s.as_str().to_owned()).unwrap_or_default(),
-        flag: r.failure.map(|k| k.flag().to_owned()).unwrap_or_default(),
-        dur_us: micros(r.took),
-        rx: r.rx,
-        tx: r.tx,
-        revision: Some(v1::Revision { incarnation: r.revision.incarnation, n: r.revision.n }),
-        ..Decision::default()
+    let mut d = observe::decision(&proxy, digest, &decision(at, r, own.map(|w| &w.identity)));
+    d.protocol = protocol(r).into();
+    d.source = match r.direction {
+        Direction::Inbound => r.downstream.hello.as_ref().map(|h| h.workload.clone()),
+        Direction::Outbound => own.map(|w| w.workload.to_string()),
     }
+    .unwrap_or_default();
+    d.source_addr = r.downstream.addr.map(|a| a.to_string()).unwrap_or_default();
+    d.method = http.method.map(|m| m.to_string()).unwrap_or_default();
+    d.host = http.host.to_string();
+    d.path = String::from_utf8_lossy(&http.path).into_owned();
+    d.side = r.side.map(|s| s.as_str().to_owned()).unwrap_or_default();
+    (d.rx, d.tx, d.dur_us) = (r.rx, r.tx, micros(r.took));
+    if let Some(rule) = &r.rule {
+        d.rule = rule.to_string();
+    }
+    if d.verdict != "deny"
+        && let Some(kind) = r.failure
+    {
+        d.reason = match r.detail.as_deref() {
+            Some(detail) => format!("{}: {detail}", kind.sentence()),
+            None => kind.sentence().into(),
+        };
+    }
+    d
 }
 
-fn direction(d: Direction) -> &'static str {
-    match d {
-        Direction::Inbound => "inbound",
-        Direction::Outbound => "outbound",
+/// `own`: the identity of the workload whose proxy this is.
+fn decision(at: Wall, r: &Record, own: Option<&SpiffeId>) -> Decision {
+    let (source, destination) = match r.direction {
+        Direction::Inbound => (r.downstream.id.as_ref(), own),
+        Direction::Outbound => (own, r.upstream_id.as_ref()),
+    };
+    Decision {
+        request: r.request.clone(),
+        at: at.minus(r.took),
+        direction: r.direction,
+        protocol: r.spoken,
+        source: source.cloned(),
+        destination: destination.cloned(),
+        service: r.service.clone(),
+        route: r.route.clone(),
+        policy: r.policy.clone(),
+        pick: r.pick.clone(),
+        attempts: r.attempts,
+        gave_up: r.gave_up,
+        failure: r.failure,
+        status: r.http.as_ref().map_or(0, |h| h.status),
+        revision: r.revision,
     }
 }
 
@@ -139,83 +163,6 @@ fn protocol(r: &Record) -> &'static str {
     }
 }
 
-fn route(r: &Route) -> String {
-    match r {
-        Route::NotAsked => String::new(),
-        Route::Default => "none attached: the service itself".into(),
-        Route::Rule(rule) => rule.to_string(),
-        Route::NotFound => "none matches".into(),
-    }
-}
-
-fn verdict(p: &Policy) -> &'static str {
-    match p {
-        Policy::NotAsked => "",
-        Policy::Allowed { .. } => "allow",
-        Policy::Denied { .. } => "deny",
-    }
-}
-
-fn rule(r: &Record) -> String {
-    let of_policy = match &r.policy {
-        Policy::Allowed { rule, .. } | Policy::Denied { rule, .. } => rule.as_ref(),
-        Policy::NotAsked => None,
-    };
-    r.rule.as_ref().or(of_policy).map(ToString::to_string).unwrap_or_default()
-}
-
-/// Why it ended as it did: the policy's words for a denial, else the failure's, else what allowed it.
-fn reason(r: &Record) -> String {
-    let detail = r.detail.as_deref().unwrap_or_default();
-    match (&r.policy, r.failure) {
-        (Policy::Denied { why, .. }, _) => why.to_string(),
-        (_, Some(kind)) => {
-            let gave_up = r.gave_up.map(|g| format!("; no further try: {g}")).unwrap_or_default();
-            match detail {
-                "" => format!("{}{gave_up}", kind.sentence()),
-                detail => format!("{}: {detail}{gave_up}", kind.sentence()),
-            }
-        }
-        (Policy::Allowed { why, .. }, None) => why.to_string(),
-        (Policy::NotAsked, None) => String::new(),
-    }
-}
-
-/// The last try, with what was passed over for it; earlier tries as a number.
-fn attempts(r: &Record) -> Vec<Attempt> {
-    let Some(pick) = &r.pick else { return Vec::new() };
-    let failure = r.failure.filter(|k| *k != FailureKind::DownstreamClosed);
-    let mut reason = chosen(pick);
-    if r.attempts > 1 {
-        reason = format!("try {} of {}; {reason}", r.attempts, r.attempts);
-    }
-    vec![Attempt {
-        endpoint: pick.chosen.as_ref().map(|c| c.uid.to_string()).unwrap_or_default(),
-        addr: pick.chosen.as_ref().map(|c| c.address.to_string()).unwrap_or_default(),
-        failure: failure.map(|k| k.label().to_owned()).unwrap_or_default(),
-        status: r.http.as_ref().map_or(0, |h| h.status.into()),
-        dur_us: r.upstream_took.map(micros).unwrap_or_default(),
-        sent: r.upstream_took.is_some(),
-        reason,
-    }]
-}
-
-fn chosen(pick: &Pick) -> String {
-    let mut parts = Vec::new();
-    match &pick.chosen {
-        Some(c) => {
-            parts.push(c.standing.to_string());
-            parts.extend(c.over.as_ref().map(|over| format!("preferred to {over}")));
-        }
-        None => parts.push("nothing could be picked".into()),
-    }
-    parts.extend(pick.skipped.iter().map(|(uid, why)| format!("{uid} skipped: {why}")));
-    if pick.others > 0 {
-        parts.push(format!("{} others skipped", pick.others));
-    }
-    parts.join("; ")
-}
-
 fn micros(d: std::time::Duration) -> u64 {
     u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
 }
@@ -225,7 +172,7 @@ mod tests {
     use std::sync::Arc;
 
     use weft_model::{Mono, Revision};
-    use weft_snapshot::authz::DenyReason;
+    use weft_snapshot::{authz::DenyReason, failure::FailureKind};
 
     use super::*;
     use crate::record::{Http, Peer};
@@ -240,6 +187,7 @@ mod tests {
             Revision::new(1, 7),
         );
         r.http = Some(Http { status, path: "/a".into(), ..Http::default() });
+        r.failure = (status >= 500).then_some(FailureKind::NoHealthyEndpoint);
         Box::new(r)
     }
 
@@ -250,12 +198,16 @@ mod tests {
         for n in 0..10_000 {
             ring.push(Wall::millis(n), record(&format!("good-{n}"), 200));
         }
-        assert_eq!(ring.of_request("bad").len(), 1);
-        assert_eq!(ring.of_request("good-0").len(), 0);
-        assert_eq!(ring.of_request("good-9999").len(), 1);
-        let failed = ring.recent(&DecisionFilter { failed_only: true, ..DecisionFilter::default() }, 10);
+        assert_eq!(ring.of_request("bad", &Snapshot::empty()).len(), 1);
+        assert_eq!(ring.of_request("good-0", &Snapshot::empty()).len(), 0);
+        assert_eq!(ring.of_request("good-9999", &Snapshot::empty()).len(), 1);
+        let failed =
+            ring.recent(&DecisionFilter { failed_only: true, ..DecisionFilter::default() }, 10, &Snapshot::empty());
         assert_eq!(failed.len(), 1);
-        assert_eq!(ring.recent(&DecisionFilter::default(), 3).last().unwrap().request_id, "good-9999");
+        assert_eq!(
+            ring.recent(&DecisionFilter::default(), 3, &Snapshot::empty()).last().unwrap().request_id,
+            "good-9999"
+        );
     }
 
     #[test]
@@ -266,11 +218,11 @@ mod tests {
         let why = DenyReason::Rule;
         r.policy = Policy::Denied { rule: Some(rule), why: why.clone() };
         ring.push(Wall::millis(5), r);
-        let found = ring.of_request("r1");
+        let found = ring.of_request("r1", &Snapshot::empty());
         assert_eq!((&*found[0].verdict, &*found[0].rule), ("deny", "AuthorizationPolicy/default/deny#rule-0"));
         assert_eq!(found[0].reason, why.to_string());
         assert_eq!(found[0].revision.unwrap().n, 7);
         let filter = DecisionFilter { verdict: "allow".into(), ..DecisionFilter::default() };
-        assert!(ring.recent(&filter, 10).is_empty());
+        assert!(ring.recent(&filter, 10, &Snapshot::empty()).is_empty());
     }
 }

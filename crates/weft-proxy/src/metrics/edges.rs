@@ -1,7 +1,11 @@
 //! The counters of each edge. A series is made at the first request of its kind; later ones find it by pointers and small
 //! numbers, with nothing locked that another thread wants.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hash, Hasher},
+    sync::Arc,
+};
 
 use weft_model::{ResourceRef, ServiceKey};
 use weft_rt::metrics::{Counter, Gauge, Histogram, Metric, Shard, UNKNOWN};
@@ -16,7 +20,7 @@ use crate::{
 /// Edges that a worker keeps apart; further ones count as one between unknown ends.
 const MAX_EDGES: usize = 2000;
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EdgeKey {
     pub direction: Direction,
     pub protocol: Protocol,
@@ -43,8 +47,9 @@ pub struct Outcome {
     pub flag: &'static str,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Edge {
+    key: EdgeKey,
     pub requests: Vec<(Outcome, Requests)>,
     pub connections: Vec<(&'static str, Connections)>,
     denials: Vec<(Reason, Counter)>,
@@ -68,6 +73,10 @@ pub struct Connections {
     pub sent: Counter,
 }
 
+/// Keys hash few small numbers of our own making: that needs no defence, and happens at every request.
+#[derive(Debug, Default)]
+struct Fold(u64);
+
 /// What denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Reason {
@@ -81,7 +90,7 @@ pub struct Edges {
     shard: Shard,
     /// For HTTP/2, so that series which scrapers see as one stay apart here.
     shard_http2: Shard,
-    known: HashMap<EdgeKey, Edge>,
+    known: HashMap<EdgeKey, Edge, BuildHasherDefault<Fold>>,
     unknown: End,
     replies: HashMap<&'static str, Counter>,
     /// By reporter and protocol: there are four.
@@ -93,7 +102,7 @@ pub struct Edges {
 impl Edges {
     /// `unknown`: the end of edges that are one too many.
     pub fn new(shard: Shard, shard_http2: Shard, unknown: End) -> Self {
-        Self { shard, shard_http2, known: HashMap::new(), unknown, replies: HashMap::new(), open: Vec::new() }
+        Self { shard, shard_http2, known: HashMap::default(), unknown, replies: HashMap::new(), open: Vec::new() }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&EdgeKey, &Edge)> {
@@ -127,45 +136,49 @@ impl Edges {
             // it turned out to carry HTTP, whose requests have records, or its caller left before it led anywhere
             return;
         }
-        let (shard, key, edge) = self.edge(key);
+        let (shard, edge) = self.edge(key);
         if !r.downstream.tls_group.is_empty() {
             edge.key_exchange = r.downstream.tls_group;
         }
         if r.spoken == Spoken::Tcp {
-            edge.moved(shard, &key, flag, r);
-            edge.connections(shard, &key, flag).closed.add(1);
+            edge.moved(shard, flag, r);
+            edge.connections(shard, flag).closed.add(1);
         } else {
-            edge.request(shard, &key, Outcome::of(r, flag), r);
+            edge.request(shard, Outcome::of(r, flag), r);
         }
         if let Some(reason) = reason {
-            edge.denied(shard, &key, reason);
+            edge.denied(shard, reason);
         }
     }
 
     /// A connection goes on.
     pub fn progress(&mut self, key: EdgeKey, r: &mut Record) {
-        let (shard, key, edge) = self.edge(key);
-        edge.moved(shard, &key, "-", r);
+        let (shard, edge) = self.edge(key);
+        edge.moved(shard, "-", r);
     }
 
-    fn edge(&mut self, mut key: EdgeKey) -> (&Shard, EdgeKey, &mut Edge) {
+    fn edge(&mut self, mut key: EdgeKey) -> (&Shard, &mut Edge) {
         if self.known.len() >= MAX_EDGES && !self.known.contains_key(&key) {
             key = EdgeKey { source: self.unknown.clone(), destination: self.unknown.clone(), service: None, ..key };
         }
-        let edge = self.known.entry(key.clone()).or_default();
         let shard = if key.protocol == Protocol::Http2 { &self.shard_http2 } else { &self.shard };
-        (shard, key, edge)
+        (shard, self.known.entry(key).or_insert_with_key(Edge::new))
     }
 }
 
 // === impl Edge ===
 
 impl Edge {
-    fn request(&mut self, shard: &Shard, key: &EdgeKey, outcome: Outcome, r: &Record) {
+    fn new(key: &EdgeKey) -> Self {
+        let key = key.clone();
+        Self { key, requests: Vec::new(), connections: Vec::new(), denials: Vec::new(), key_exchange: "" }
+    }
+
+    fn request(&mut self, shard: &Shard, outcome: Outcome, r: &Record) {
         let at = match self.requests.iter().position(|(o, _)| *o == outcome) {
             Some(at) => at,
             None => {
-                self.requests.push((outcome, Requests::new(shard, key, outcome)));
+                self.requests.push((outcome, Requests::new(shard, &self.key, outcome)));
                 self.requests.len() - 1
             }
         };
@@ -177,8 +190,8 @@ impl Edge {
     }
 
     /// Counts what came since the last time, and once that the connection was opened.
-    fn moved(&mut self, shard: &Shard, key: &EdgeKey, flag: &'static str, r: &mut Record) {
-        let series = self.connections(shard, key, flag);
+    fn moved(&mut self, shard: &Shard, flag: &'static str, r: &mut Record) {
+        let series = self.connections(shard, flag);
         if !r.counted.opened {
             series.opened.add(1);
         }
@@ -187,11 +200,11 @@ impl Edge {
         r.counted = crate::record::Counted { opened: true, rx: r.rx, tx: r.tx };
     }
 
-    fn connections(&mut self, shard: &Shard, key: &EdgeKey, flag: &'static str) -> &Connections {
+    fn connections(&mut self, shard: &Shard, flag: &'static str) -> &Connections {
         let at = match self.connections.iter().position(|(f, _)| *f == flag) {
             Some(at) => at,
             None => {
-                self.connections.push((flag, Connections::new(shard, key, flag)));
+                self.connections.push((flag, Connections::new(shard, &self.key, flag)));
                 self.connections.len() - 1
             }
         };
@@ -199,7 +212,8 @@ impl Edge {
         &self.connections[at].1
     }
 
-    fn denied(&mut self, shard: &Shard, key: &EdgeKey, reason: Reason) {
+    fn denied(&mut self, shard: &Shard, reason: Reason) {
+        let key = &self.key;
         if let Some((_, counter)) = self.denials.iter().find(|(known, _)| *known == reason) {
             return counter.add(1);
         }
@@ -246,6 +260,41 @@ fn reason(r: &Record) -> Option<Reason> {
             ),
         ) if r.direction == Direction::Inbound => Some(r.rule.clone().map_or(Reason::Word(kind.label()), Reason::Rule)),
         _ => None,
+    }
+}
+
+// === keys ===
+
+impl Hash for EdgeKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Few services share both ends: equality tells them apart
+        let small = (self.direction as u64) << 4 | (self.protocol as u64) << 1 | u64::from(self.mutual_tls);
+        state.write_u64(small);
+        self.source.hash(state);
+        self.destination.hash(state);
+    }
+}
+
+impl Hasher for Fold {
+    fn finish(&self) -> u64 {
+        // hash maps look at the highest bits too
+        self.0 ^ self.0 >> 29
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.write_u64(u64::from(*b));
+        }
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        /// Odd, and its bits are mixed: 2^64 divided by the golden ratio.
+        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+        self.0 = (self.0.rotate_left(5) ^ n).wrapping_mul(SPREAD);
+    }
+
+    fn write_usize(&mut self, n: usize) {
+        self.write_u64(n as u64);
     }
 }
 
