@@ -7,11 +7,11 @@ use std::{
     fmt::Write as _,
     io::Write,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
         mpsc::{self, SyncSender, TrySendError},
     },
-    thread::JoinHandle,
+    time::Duration,
 };
 
 use weft_model::Wall;
@@ -29,14 +29,18 @@ pub enum Format {
 /// Lines that wait for the writer.
 const QUEUE: usize = 8192;
 
-/// Dropping it writes what is queued, and waits for that.
+/// How long what is queued at the end may take to be written: a reader that stalls must not keep the process.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// Dropping it writes what is queued, and waits for that, but not for ever.
 pub struct AccessLog {
     format: Format,
     lines: Option<SyncSender<String>>,
     /// Since the last complaint.
     dropped: Arc<AtomicU64>,
     total: Counter,
-    writer: Option<JoinHandle<()>>,
+    /// Hangs up when everything is written.
+    written: Mutex<mpsc::Receiver<()>>,
 }
 
 // === impl AccessLog ===
@@ -47,7 +51,9 @@ impl AccessLog {
         let (lines, queue) = mpsc::sync_channel::<String>(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         let lost = dropped.clone();
-        let writer = std::thread::Builder::new().name("weft-access-log".into()).spawn(move || {
+        let (writing, written) = mpsc::channel::<()>();
+        std::thread::Builder::new().name("weft-access-log".into()).spawn(move || {
+            let _writing = writing;
             while let Ok(line) = queue.recv() {
                 // a closed pipe ends the log, not the proxy
                 if out.write_all(line.as_bytes()).is_err() {
@@ -59,7 +65,7 @@ impl AccessLog {
                 }
             }
         })?;
-        Ok(Self { format, lines: Some(lines), dropped, total, writer: Some(writer) })
+        Ok(Self { format, lines: Some(lines), dropped, total, written: Mutex::new(written) })
     }
 
     pub fn write(&self, at: Wall, record: &Record) {
@@ -78,10 +84,9 @@ impl AccessLog {
 impl Drop for AccessLog {
     fn drop(&mut self) {
         self.lines = None;
-        if let Some(writer) = self.writer.take() {
-            // a writer that panicked has nothing left to say
-            let _ = writer.join();
-        }
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        // nothing is ever sent: an error says that it is done, or that it took too long
+        let _ = written.recv_timeout(LAST_LINES);
     }
 }
 
@@ -243,8 +248,6 @@ fn json(at: Wall, r: &Record) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Mutex, time::Duration};
-
     use weft_model::{Mono, Revision};
     use weft_rt::metrics::{Metric, Registry};
     use weft_snapshot::{decision::Spoken, failure::FailureKind};
@@ -332,5 +335,29 @@ mod tests {
         assert!((99..=100).contains(&total.get()), "{total:?}");
         drop(closed);
         drop(log);
+    }
+
+    #[test]
+    fn obs_05_what_is_queued_is_written_at_the_end() {
+        #[derive(Clone, Default)]
+        struct Kept(Arc<Mutex<Vec<u8>>>);
+        impl Write for Kept {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let kept = Kept::default();
+        let total = Registry::new().counter(Metric::AccessLogDropped, &[]);
+        let log = AccessLog::start(Format::Json, kept.clone(), total).unwrap();
+        for _ in 0..1000 {
+            log.write(Wall::EPOCH, &record());
+        }
+        drop(log);
+        let lines = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(lines.lines().count(), 1000);
     }
 }
