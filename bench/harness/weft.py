@@ -65,7 +65,7 @@ class Weft(Peer):
         return sh(self.bin, *args, env={**os.environ, **env})
 
     def token(self, env, service):
-        return self.ctl(env, "token", "create", "--service", service).strip().splitlines()[-1].strip()
+        return self.ctl(env, "token", "create", "--service", service).splitlines()[0].strip()
 
     def sidecar(self, c, side, service, mesh, token, *more):
         metrics, mesh_listen = (c.admin_a, c.pa + 6) if side == "a" else (c.admin_b, c.pb)

@@ -80,7 +80,8 @@ impl Check {
     /// One probe, bounded by the timeout.
     pub async fn once(&self) -> Finding {
         let probed = tokio::time::timeout(self.timeout, self.probe.probe()).await;
-        let (health, mut output) = probed.unwrap_or_else(|_| (Health::Critical, format!("no answer within {:?}", self.timeout)));
+        let (health, mut output) =
+            probed.unwrap_or_else(|_| (Health::Critical, format!("no answer within {:?}", self.timeout)));
         truncate(&mut output);
         Finding { check: self.id.clone(), health, output }
     }
@@ -126,7 +127,8 @@ async fn get(addr: SocketAddr, path: &str) -> Result<(StatusCode, Option<String>
     let io = connect(addr).await?;
     let failed = |e: hyper::Error| format!("HTTP GET http://{addr}{path}: {e}");
     let (mut send, driver) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
-    let request = Request::get(path).header(header::HOST, addr.to_string()).header(header::USER_AGENT, "Weft Health Check");
+    let request =
+        Request::get(path).header(header::HOST, addr.to_string()).header(header::USER_AGENT, "Weft Health Check");
     let request = request.body(Empty::<Bytes>::new()).map_err(|e| format!("HTTP GET {path}: {e}"))?;
     // the sender goes with the exchange, and the connection with the sender
     let exchange = async move {
@@ -149,7 +151,8 @@ fn local_path(location: &str) -> Option<String> {
 async fn grpc(addr: SocketAddr, service: &str) -> Result<(Health, String), String> {
     let named = if service.is_empty() { String::new() } else { format!("/{service}") };
     let failed = |why: String| format!("gRPC check {addr}{named}: {why}");
-    let channel = grpc::channel(&addr.to_string(), move || TcpStream::connect(addr)).map_err(|e| failed(e.to_string()))?;
+    let channel =
+        grpc::channel(&addr.to_string(), move || TcpStream::connect(addr)).map_err(|e| failed(e.to_string()))?;
     let ask = HealthCheckRequest { service: service.into() };
     let reply = HealthClient::new(channel).check(ask).await.map_err(|e| failed(e.message().to_owned()))?;
     match reply.into_inner().status() {
@@ -199,7 +202,11 @@ mod tests {
                 let mut head = [0; 1024];
                 let n = io.read(&mut head).await.unwrap();
                 let moved = head[..n].starts_with(b"GET /moved ");
-                let reply = if moved { "HTTP/1.1 302 Found\r\nlocation: http://elsewhere/here\r\ncontent-length: 0\r\n\r\n" } else { reply };
+                let reply = if moved {
+                    "HTTP/1.1 302 Found\r\nlocation: http://elsewhere/here\r\ncontent-length: 0\r\n\r\n"
+                } else {
+                    reply
+                };
                 io.write_all(reply.as_bytes()).await.unwrap();
             }
         });

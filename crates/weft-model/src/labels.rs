@@ -45,7 +45,8 @@ mod tests {
     #[test]
     fn selects_when_every_pair_is_there() {
         let labels: Labels = [("app", "web"), ("version", "v1")].into_iter().collect();
-        let selector = |pairs: &[(&str, &str)]| Selector(pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect());
+        let selector =
+            |pairs: &[(&str, &str)]| Selector(pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect());
         assert!(selector(&[]).matches(&labels));
         assert!(selector(&[("app", "web")]).matches(&labels));
         assert!(!selector(&[("app", "web"), ("version", "v2")]).matches(&labels));

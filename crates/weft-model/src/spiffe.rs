@@ -192,9 +192,24 @@ mod tests {
         let long = format!("spiffe://td/{}", "x".repeat(2048));
         let td = format!("spiffe://{}/x", "a".repeat(256));
         for bad in [
-            "", "http://td/x", "spiffe://", "spiffe:///x", "spiffe://TD/x", "spiffe://td:80/x", "spiffe://u@td/x", "spiffe://td/",
-            "spiffe://td//x", "spiffe://td/x/", "spiffe://td/./x", "spiffe://td/../x", "spiffe://td/a%20b", "spiffe://td/x?q",
-            "spiffe://td/x#f", "spiffe://td/ü", &long, &td,
+            "",
+            "http://td/x",
+            "spiffe://",
+            "spiffe:///x",
+            "spiffe://TD/x",
+            "spiffe://td:80/x",
+            "spiffe://u@td/x",
+            "spiffe://td/",
+            "spiffe://td//x",
+            "spiffe://td/x/",
+            "spiffe://td/./x",
+            "spiffe://td/../x",
+            "spiffe://td/a%20b",
+            "spiffe://td/x?q",
+            "spiffe://td/x#f",
+            "spiffe://td/ü",
+            &long,
+            &td,
         ] {
             assert!(bad.parse::<SpiffeId>().is_err(), "{bad}");
         }

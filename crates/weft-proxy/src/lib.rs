@@ -8,8 +8,6 @@
 //! brings can panic the process.
 
 pub mod access_log;
-pub mod observe;
-pub mod ring;
 pub mod admin;
 pub mod codec;
 pub mod control;
@@ -22,9 +20,11 @@ pub mod io;
 pub mod loads;
 pub mod local;
 pub mod metrics;
+pub mod observe;
 pub mod pool;
 pub mod pump;
 pub mod record;
+pub mod ring;
 pub mod serve;
 pub mod sidecar;
 pub mod tls;

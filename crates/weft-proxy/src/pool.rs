@@ -219,7 +219,8 @@ impl SharedPool {
             }
             rx
         };
-        let gone = || Failure::before_sending(FailureKind::Internal, Side::Internal).with_detail("dial ended without a word");
+        let gone =
+            || Failure::before_sending(FailureKind::Internal, Side::Internal).with_detail("dial ended without a word");
         wait.await.map_err(|_| gone())?.map(Stream1::new)
     }
 

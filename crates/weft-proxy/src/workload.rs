@@ -212,7 +212,8 @@ impl Workload {
         let mut standing = self.control.standing.clone();
         let mut snapshots = self.control.snapshots.clone();
         let ready = async {
-            let reached = standing.wait_for(|s| matches!(s, Standing::Registered { .. } | Standing::Refused { .. })).await;
+            let reached =
+                standing.wait_for(|s| matches!(s, Standing::Registered { .. } | Standing::Refused { .. })).await;
             if let Ok(Standing::Refused { why }) = reached.as_deref() {
                 return Err(RunError::Refused(why.clone()));
             }

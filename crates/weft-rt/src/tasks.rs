@@ -121,9 +121,10 @@ impl Drop for Task {
     }
 }
 
-/// Starts `future` on the current worker's `LocalSet`.
+/// Starts `future` on the current worker's `LocalSet`. It is boxed first: the runtime moves what it is given four times over a
+/// task's life, which for a request's future of some KiB is most of what a task costs.
 pub fn spawn_local(future: impl Future<Output = ()> + 'static) -> Task {
-    Task(Some(tokio::task::spawn_local(future).abort_handle()))
+    Task(Some(tokio::task::spawn_local(Box::pin(future)).abort_handle()))
 }
 
 #[cfg(test)]

@@ -335,7 +335,18 @@ mod tests {
 
     #[test]
     fn a_program_comes_after_two_dashes() {
-        let cli = Cli::try_parse_from(["weft", "run", "--service", "web", "--port", "8080", "--", "python3", "-m", "http.server"]);
+        let cli = Cli::try_parse_from([
+            "weft",
+            "run",
+            "--service",
+            "web",
+            "--port",
+            "8080",
+            "--",
+            "python3",
+            "-m",
+            "http.server",
+        ]);
         let Command::Run(run) = cli.unwrap().command else { panic!() };
         assert_eq!(run.program.len(), 3);
         assert_eq!(run.workload.ports, ["8080"]);

@@ -23,7 +23,9 @@ pub enum Failed {
     #[error("{0}")]
     Problem(String),
     /// 3: nobody answered.
-    #[error("cannot reach a weft server at {server}: {why}; is it running? `weft dev` starts one, --server or WEFT_SERVER name another")]
+    #[error(
+        "cannot reach a weft server at {server}: {why}; is it running? `weft dev` starts one, --server or WEFT_SERVER name another"
+    )]
     Unreachable { server: String, why: String },
 }
 

@@ -27,7 +27,8 @@ pub struct DevFile {
 /// The directory of this user's `weft dev`: `$XDG_RUNTIME_DIR/weft`, else `/tmp/weft-<uid>`.
 pub fn dev_directory() -> PathBuf {
     let runtime = weft_rt::env::var("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_dir());
-    runtime.map_or_else(|| std::env::temp_dir().join(format!("weft-{}", weft_rt::process::user_id())), |p| p.join("weft"))
+    runtime
+        .map_or_else(|| std::env::temp_dir().join(format!("weft-{}", weft_rt::process::user_id())), |p| p.join("weft"))
 }
 
 /// The running `weft dev` of this user. A file whose process is gone is nobody's.

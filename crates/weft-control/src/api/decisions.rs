@@ -12,7 +12,7 @@ pub fn decision(d: &Decision) -> Value {
         "request_id": d.request_id, "at_ms": d.at_ms, "proxy": d.proxy, "direction": d.direction, "listener": d.listener,
         "source": d.source, "source_identity": d.source_identity, "source_addr": d.source_addr, "service": d.service,
         "port": d.port, "protocol": d.protocol, "method": d.method, "host": d.host, "path": d.path, "route": d.route,
-        "verdict": d.verdict, "rule": d.rule, "reason": d.reason,
+        "verdict": d.verdict, "rule": d.rule, "reason": d.reason, "explanation": d.explanation,
         "attempts": d.attempts.iter().map(attempt).collect::<Vec<_>>(), "status": d.status, "failure": d.failure,
         "side": d.side, "flag": d.flag, "dur_us": d.dur_us, "rx": d.rx, "tx": d.tx, "revision": revision(d.revision.as_ref()),
         "digest": crate::first_start::hex(&d.digest), "audits": d.audits, "attributes": d.attributes,

@@ -9,10 +9,7 @@ use weft_identity::{
     rotate::{self, Now, State, Step},
 };
 use weft_rt::{Clock, Dice, net::Net};
-use weft_wire::{
-    grpc::WorkloadApiClient,
-    v1::RenewRequest,
-};
+use weft_wire::{grpc::WorkloadApiClient, v1::RenewRequest};
 
 use super::{
     connect::Dialer,
@@ -126,7 +123,8 @@ async fn renewed(dialer: &Dialer) -> Result<Credentials, String> {
     let csr_der = key.csr().map_err(|e| e.to_string())?;
     let mut client = WorkloadApiClient::new(dialer.channel().map_err(|s| s.message().to_owned())?);
     let renewal = client.renew(RenewRequest { csr_der: csr_der.into() });
-    let issued = tokio::time::timeout(ANSWER, renewal).await.map_err(|_| "the control plane took too long".to_owned())?;
+    let issued =
+        tokio::time::timeout(ANSWER, renewal).await.map_err(|_| "the control plane took too long".to_owned())?;
     let issued = issued.map_err(|status| match std::error::Error::source(&status) {
         Some(source) => weft_rt::log::chain(source).to_string(),
         None => status.message().to_owned(),

@@ -22,7 +22,9 @@ use weft_rt::{
 use weft_snapshot::snapshot::Snapshot;
 use weft_wire::v1::{CheckResult, Drained, Register};
 
-use self::{connect::Dialer, attach::Attachment, attach::Command, discovery::Discovery, identity::Identity, kept::Kept};
+use self::{
+    attach::Attachment, attach::Command, connect::Dialer, discovery::Discovery, identity::Identity, kept::Kept,
+};
 pub use self::{
     attach::Standing,
     join::{Claim, JoinError, JoinToken, Proof, TokenError},

@@ -9,7 +9,13 @@ use super::{
     spec::{ListenSpec, PortSpec, UpstreamSpec},
 };
 
-pub fn register(flags: &Flags, plan: &Plan, mesh: SocketAddr, metrics: SocketAddr, checks: Vec<CheckDefinition>) -> Register {
+pub fn register(
+    flags: &Flags,
+    plan: &Plan,
+    mesh: SocketAddr,
+    metrics: SocketAddr,
+    checks: Vec<CheckDefinition>,
+) -> Register {
     let (region, zone) = match flags.zone.as_deref().map(|z| z.split_once('/').unwrap_or(("", z))) {
         Some((region, zone)) => (region, zone),
         None => ("", ""),
@@ -30,7 +36,7 @@ pub fn register(flags: &Flags, plan: &Plan, mesh: SocketAddr, metrics: SocketAdd
         admin_address: None,
         metrics_address: Some(address(metrics)),
         upstreams: plan.upstreams.iter().map(upstream).collect(),
-        checks: checks,
+        checks,
         owner: format!("run/{}", plan.id),
         bypassable: false,
         weight: None,

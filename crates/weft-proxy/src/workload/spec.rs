@@ -34,9 +34,13 @@ pub enum ListenSpec {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
-    #[error("--port {text}: {why}; write [NAME=][SERVICEPORT:]PORT[/PROTOCOL], such as 8080, http=8080 or 80:8080/grpc")]
+    #[error(
+        "--port {text}: {why}; write [NAME=][SERVICEPORT:]PORT[/PROTOCOL], such as 8080, http=8080 or 80:8080/grpc"
+    )]
     Port { text: String, why: String },
-    #[error("--upstream {text}: {why}; write [namespace/]service[:port]=LOCALPORT, such as api=9001 or shop/api:http=127.0.0.1:9001")]
+    #[error(
+        "--upstream {text}: {why}; write [namespace/]service[:port]=LOCALPORT, such as api=9001 or shop/api:http=127.0.0.1:9001"
+    )]
     Upstream { text: String, why: String },
 }
 
@@ -115,7 +119,10 @@ mod tests {
         assert_eq!((mapped.service_port, mapped.port), (80, 8080));
         let why = "write [NAME=][SERVICEPORT:]PORT[/PROTOCOL], such as 8080, http=8080 or 80:8080/grpc";
         assert_eq!(port("x"), Err(format!("--port x: `x` is not a port from 1 to 65535; {why}")));
-        assert_eq!(port("80/udp"), Err(format!("--port 80/udp: `udp` is not a protocol I know: http, http2, grpc, tcp or tls; {why}")));
+        assert_eq!(
+            port("80/udp"),
+            Err(format!("--port 80/udp: `udp` is not a protocol I know: http, http2, grpc, tcp or tls; {why}"))
+        );
         assert!(port("0").is_err() && port("65536").is_err());
     }
 
@@ -131,6 +138,8 @@ mod tests {
         assert_eq!(full.protocol, Protocol::Http2);
         assert_eq!(parse("db=/run/db.sock").unwrap().listen, ListenSpec::Unix("/run/db.sock".into()));
         assert!(parse("api").unwrap_err().starts_with("--upstream api: it has no `=`; write"));
-        assert!(parse("api:=1").is_err() && parse("=1").is_err() && parse("a/b/c=1").is_err() && parse("api=0").is_err());
+        assert!(
+            parse("api:=1").is_err() && parse("=1").is_err() && parse("a/b/c=1").is_err() && parse("api=0").is_err()
+        );
     }
 }

@@ -6,6 +6,7 @@
     clippy::indexing_slicing,
     reason = "a test fails by panicking"
 )]
+#![allow(clippy::needless_range_loop, reason = "nodes are told by their number")]
 
 mod calls;
 mod control;

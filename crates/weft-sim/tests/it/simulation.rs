@@ -10,7 +10,6 @@ use weft_sim::seeded::{Dice, Seeds, Sim, World, replays_alike, run_all};
 
 use crate::{
     mesh::{Fault, Mesh},
-    node::NODES,
     oracle::Change,
 };
 

@@ -17,8 +17,10 @@ pub async fn services(query: cli::Query) -> Result<u8> {
     let rows: Vec<_> = list(&json, "services")
         .iter()
         .map(|s| {
-            let ports: Vec<_> =
-                list(s, "ports").iter().map(|p| format!("{}:{}/{}", text(p, "name"), text(p, "port"), text(p, "protocol"))).collect();
+            let ports: Vec<_> = list(s, "ports")
+                .iter()
+                .map(|p| format!("{}:{}/{}", text(p, "name"), text(p, "port"), text(p, "protocol")))
+                .collect();
             let instances = s.get("instances").cloned().unwrap_or_default();
             let health = format!("{}/{} passing", text(&instances, "passing"), text(&instances, "total"));
             let identities: Vec<_> = list(s, "identities").iter().filter_map(Value::as_str).collect();
@@ -52,15 +54,19 @@ fn instances(json: &Value, output: Output) {
             let mut row = vec![text(e, "uid"), text(e, "health"), ports.join(","), text(e, "mesh")];
             if output == Output::Wide {
                 let labels = e.get("labels").and_then(Value::as_object).cloned().unwrap_or_default();
-                let labels: Vec<_> = labels.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
-                let checks: Vec<_> = list(e, "checks").iter().map(|c| format!("{}: {}", text(c, "id"), text(c, "status"))).collect();
+                let labels: Vec<_> =
+                    labels.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+                let checks: Vec<_> =
+                    list(e, "checks").iter().map(|c| format!("{}: {}", text(c, "id"), text(c, "status"))).collect();
                 row.extend([text(e, "metrics"), text(e, "identity"), labels.join(","), checks.join(", ")]);
             }
             row
         })
         .collect();
     match output {
-        Output::Wide => print::table(&["UID", "HEALTH", "APPLICATION", "MESH", "METRICS", "IDENTITY", "LABELS", "CHECKS"], &rows),
+        Output::Wide => {
+            print::table(&["UID", "HEALTH", "APPLICATION", "MESH", "METRICS", "IDENTITY", "LABELS", "CHECKS"], &rows)
+        }
         _ => print::table(&["UID", "HEALTH", "APPLICATION", "MESH"], &rows),
     }
 }
@@ -85,8 +91,19 @@ pub async fn status(query: cli::Query) -> Result<u8> {
             let state = text(p, "state");
             bad |= state != "synced";
             let marks = if p.get("bypassable") == Some(&Value::Bool(true)) { "bypassable" } else { "" };
-            let rejections: Vec<_> = list(p, "rejections").iter().map(|r| format!("{}: {}", text(r, "resource"), text(r, "reason"))).collect();
-            vec![text(p, "uid"), state, text(p, "acked_revision"), text(p, "digest"), text(p, "identity"), marks.into(), rejections.join("; ")]
+            let rejections: Vec<_> = list(p, "rejections")
+                .iter()
+                .map(|r| format!("{}: {}", text(r, "resource"), text(r, "reason")))
+                .collect();
+            vec![
+                text(p, "uid"),
+                state,
+                text(p, "acked_revision"),
+                text(p, "digest"),
+                text(p, "identity"),
+                marks.into(),
+                rejections.join("; "),
+            ]
         })
         .collect();
     print::table(&["PROXY", "STATE", "REVISION", "DIGEST", "IDENTITY", "NOTES", "REJECTED"], &rows);
@@ -129,7 +146,9 @@ pub async fn ca(query: cli::Query) -> Result<u8> {
     println!("trust domain {}, leaves live {} s", text(&json, "trust_domain"), text(&json, "leaf_ttl_s"));
     let rows: Vec<_> = list(&json, "authorities")
         .iter()
-        .map(|a| vec![text(a, "slot"), text(a, "state"), text(a, "subject"), text(a, "not_before"), text(a, "not_after")])
+        .map(|a| {
+            vec![text(a, "slot"), text(a, "state"), text(a, "subject"), text(a, "not_before"), text(a, "not_after")]
+        })
         .collect();
     print::table(&["SLOT", "STATE", "SUBJECT", "FROM", "UNTIL"], &rows);
     let issued = json.get("issued").cloned().unwrap_or_default();

@@ -21,7 +21,14 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) {
 
 fn lines(head: &[&str], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..head.len())
-        .map(|i| rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count()).chain(head.get(i).map(|h| h.len())).max().unwrap_or(0))
+        .map(|i| {
+            rows.iter()
+                .filter_map(|r| r.get(i))
+                .map(|c| c.chars().count())
+                .chain(head.get(i).map(|h| h.len()))
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     let mut out = String::new();
     let head = head.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -75,7 +82,8 @@ fn block(json: &Value, depth: usize, out: &mut String) {
 }
 
 fn member(value: &Value, depth: usize, out: &mut String) {
-    let nested = matches!(value, Value::Object(m) if !m.is_empty()) || matches!(value, Value::Array(a) if !a.is_empty());
+    let nested =
+        matches!(value, Value::Object(m) if !m.is_empty()) || matches!(value, Value::Array(a) if !a.is_empty());
     if nested {
         out.push('\n');
         block(value, depth + 1, out);
@@ -95,7 +103,8 @@ fn quoted(scalar: &Value) -> String {
 fn plain(text: &str) -> String {
     let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '_');
     let word = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/') && text.chars().all(safe);
-    let reserved = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&text.to_ascii_lowercase().as_str());
+    let reserved =
+        ["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&text.to_ascii_lowercase().as_str());
     if word && !reserved { text.into() } else { Value::from(text).to_string() }
 }
 

@@ -61,11 +61,28 @@ fn told(d: &Value) -> String {
         let failure = text(attempt, "failure");
         let how = if failure.is_empty() { format!("status {}", text(attempt, "status")) } else { failure };
         let reason = text(attempt, "reason");
-        say("endpoint", format!("{} {how}{}", either(attempt, "endpoint", "addr"), if reason.is_empty() { reason } else { format!(" ({reason})") }));
+        say(
+            "endpoint",
+            format!(
+                "{} {how}{}",
+                either(attempt, "endpoint", "addr"),
+                if reason.is_empty() { reason } else { format!(" ({reason})") }
+            ),
+        );
     }
     let revision = text(d, "revision");
-    say("failure", [text(d, "flag"), text(d, "failure"), text(d, "side")].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(" "));
+    say(
+        "failure",
+        [text(d, "flag"), text(d, "failure"), text(d, "side")]
+            .into_iter()
+            .filter(|s| !s.is_empty())
+            .collect::<Vec<_>>()
+            .join(" "),
+    );
     say("config", if revision.is_empty() { revision } else { format!("revision {revision}") });
+    // the proxy's own sentences, the first of which repeats the head line
+    let told = text(d, "explanation");
+    lines.extend(told.lines().skip(1).map(|line| format!("    {line}")));
     lines.join("\n")
 }
 

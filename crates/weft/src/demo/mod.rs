@@ -25,7 +25,13 @@ pub const SHOP: [Member; 7] = [
     Member { service: "reviews", version: "v1", protocol: Some("http"), upstreams: &["ratings"], check: "tcp" },
     Member { service: "reviews", version: "v2", protocol: Some("http"), upstreams: &["ratings"], check: "tcp" },
     Member { service: "catalog", version: "v1", protocol: Some("http2"), upstreams: &["stock"], check: "tcp" },
-    Member { service: "web", version: "v1", protocol: Some("http"), upstreams: &["catalog", "reviews"], check: "http=/" },
+    Member {
+        service: "web",
+        version: "v1",
+        protocol: Some("http"),
+        upstreams: &["catalog", "reviews"],
+        check: "http=/",
+    },
     Member { service: "load", version: "v1", protocol: None, upstreams: &["web"], check: "" },
 ];
 
@@ -33,7 +39,8 @@ pub const SHOP: [Member; 7] = [
 pub const RESOURCES: &str = include_str!("bookshop.yaml");
 
 /// Documents to play with: file name and text.
-pub const TRY: [(&str, &str); 2] = [("deny.yaml", include_str!("deny.yaml")), ("split.yaml", include_str!("split.yaml"))];
+pub const TRY: [(&str, &str); 2] =
+    [("deny.yaml", include_str!("deny.yaml")), ("split.yaml", include_str!("split.yaml"))];
 
 /// Pages asked for per second.
 pub const LOAD_PER_SECOND: u32 = 50;

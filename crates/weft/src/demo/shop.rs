@@ -59,7 +59,10 @@ impl Shop {
             return accept(listener, |io| async move { stock(io).await }).await;
         }
         let answers = Rc::new(match self.service.as_str() {
-            "web" => Answers::Web { catalog: Http2::new(self.upstream("catalog")?), reviews: Http1::new(self.upstream("reviews")?) },
+            "web" => Answers::Web {
+                catalog: Http2::new(self.upstream("catalog")?),
+                reviews: Http1::new(self.upstream("reviews")?),
+            },
             "catalog" => Answers::Catalog { stock: self.upstream("stock")? },
             "reviews" if self.version == "v1" => Answers::Reviews { ratings: None },
             "reviews" => Answers::Reviews { ratings: Some(Http2::new(self.upstream("ratings")?)) },

@@ -98,7 +98,8 @@ impl Shop {
         for (file, text) in demo::TRY {
             std::fs::write(try_.join(file), text)?;
         }
-        let reply = api.send_text(hyper::Method::POST, "/weft/v1/apply?file=bookshop.yaml", demo::RESOURCES.into()).await?;
+        let reply =
+            api.send_text(hyper::Method::POST, "/weft/v1/apply?file=bookshop.yaml", demo::RESOURCES.into()).await?;
         reply.good().context("the bookshop's resources")?;
         // the customers come when the shop is open
         for customers in [false, true] {
@@ -116,7 +117,15 @@ impl Shop {
     fn start(&mut self, flags: &cli::Dev, member: &Member) -> Result<Child> {
         let me = std::env::current_exe()?;
         let mut run = Command::new(&me);
-        run.args(["run", "--service", member.service, "--label", &format!("version={}", member.version), "--id", &name(member)]);
+        run.args([
+            "run",
+            "--service",
+            member.service,
+            "--label",
+            &format!("version={}", member.version),
+            "--id",
+            &name(member),
+        ]);
         let mut app = vec![me.into_os_string()];
         let listen = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let mut upstreams = BTreeMap::new();
@@ -130,7 +139,10 @@ impl Shop {
             Some(protocol) => {
                 // the service's port is 80 for all instances, wherever each application listens
                 run.args(["--port", &format!("{protocol}=80:{}", listen.port()), "--check", member.check]);
-                app.extend(["demo-service", member.service, "--shop-version", member.version, "--listen", &listen.to_string()].map(Into::into));
+                app.extend(
+                    ["demo-service", member.service, "--shop-version", member.version, "--listen", &listen.to_string()]
+                        .map(Into::into),
+                );
                 for (service, addr) in &upstreams {
                     app.extend(["--upstream".into(), format!("{service}={addr}").into()]);
                 }
@@ -176,7 +188,8 @@ impl Shop {
         let weft = weft();
         let try_ = directory.join("try");
         let file = |name: &str| shell(&try_.join(name));
-        let victim = self.children.iter().find(|(name, _)| name == "reviews-v2").and_then(|(_, c)| c.id()).unwrap_or_default();
+        let victim =
+            self.children.iter().find(|(name, _)| name == "reviews-v2").and_then(|(_, c)| c.id()).unwrap_or_default();
         let mut lines = vec![String::new()];
         let web = self.web.map(|w| w.to_string()).unwrap_or_default();
         let counts = self.counts.map(|c| c.to_string()).unwrap_or_default();

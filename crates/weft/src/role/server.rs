@@ -29,7 +29,12 @@ pub async fn run(flags: cli::Server) -> Result<u8> {
         ..Config::default()
     })
     .await?;
-    println!("weft server: HTTP API http://{}  gRPC {}  trust domain {}", server.http(), server.mesh(), server.trust_domain());
+    println!(
+        "weft server: HTTP API http://{}  gRPC {}  trust domain {}",
+        server.http(),
+        server.mesh(),
+        server.trust_domain()
+    );
     if server.server.first_start {
         println!("first start: the admin token is in {}", server.admin_token().display());
     }

@@ -152,10 +152,13 @@ mod tests {
             edge.as_object_mut().unwrap().extend(numbers.as_object().unwrap().clone());
             edge
         };
-        let outbound = edge("outbound", serde_json::json!({
-            "requests": 100, "failed": 10, "key_exchange": "X25519MLKEM768",
-            "latency": [{"le_us": 1000, "count": 50}, {"le_us": 5000, "count": 100}, {"le_us": u64::MAX, "count": 100}],
-        }));
+        let outbound = edge(
+            "outbound",
+            serde_json::json!({
+                "requests": 100, "failed": 10, "key_exchange": "X25519MLKEM768",
+                "latency": [{"le_us": 1000, "count": 50}, {"le_us": 5000, "count": 100}, {"le_us": u64::MAX, "count": 100}],
+            }),
+        );
         let inbound = edge("inbound", serde_json::json!({"requests": 90, "denied": 3}));
         serde_json::from_value(serde_json::json!({"proxies": [{"edges": [outbound]}, {"edges": [inbound]}]})).unwrap()
     }

@@ -47,7 +47,8 @@ pub async fn once(api: &Api, interval: Duration) -> Result<Vec<String>, Failed> 
 
 pub async fn read(api: &Api) -> Result<Reading, Failed> {
     let json = api.get("/weft/v1/edges").await?;
-    serde_json::from_value(json).map_err(|e| Failed::Problem(format!("the server's answer is not what it promises: {e}")))
+    serde_json::from_value(json)
+        .map_err(|e| Failed::Problem(format!("the server's answer is not what it promises: {e}")))
 }
 
 /// The table's lines for what happened in `seconds` between two readings.

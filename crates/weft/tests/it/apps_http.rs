@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::mesh::{Mesh, Workload, connect, get, serve, serve_tcp, text};
+use crate::mesh::{Mesh, Workload, connect, eventually, get, serve, serve_tcp, text};
 
 pub fn head(io: &mut BufReader<TcpStream>) -> String {
     let mut head = String::new();
@@ -23,7 +23,8 @@ pub fn head(io: &mut BufReader<TcpStream>) -> String {
 }
 
 pub fn dial(at: SocketAddr, request: &str) -> BufReader<TcpStream> {
-    let mut io = connect(at).unwrap();
+    // a sidecar that was just started listens in a moment
+    let mut io = eventually("somebody listens", || connect(at));
     io.write_all(request.as_bytes()).unwrap();
     BufReader::new(io)
 }
@@ -33,6 +34,10 @@ fn pair(mesh: &Mesh, protocol: &str, origin: SocketAddr) -> (Workload, Workload)
     let api = mesh.sidecar("api", Some(&format!("{protocol}=80:{}", origin.port())), &[]);
     let web = mesh.sidecar("web", None, &["api"]);
     mesh.until_passing("api", 1);
+    // waited for by every proxy, and so is what was committed before: that the endpoint passes
+    mesh.apply(
+        "apiVersion: weft.dev/v1\nkind: MeshDefaults\nmetadata:\n  name: default\nspec:\n  authorization: allow\n",
+    );
     (api, web)
 }
 

@@ -2,7 +2,8 @@
 
 use crate::mesh::{Mesh, get, serve, text, weft};
 
-const DENY_ALL: &str = "apiVersion: weft.dev/v1\nkind: MeshDefaults\nmetadata:\n  name: default\nspec:\n  authorization: deny\n";
+const DENY_ALL: &str =
+    "apiVersion: weft.dev/v1\nkind: MeshDefaults\nmetadata:\n  name: default\nspec:\n  authorization: deny\n";
 
 const ALLOW_WEB: &str = r#"
 apiVersion: security.istio.io/v1

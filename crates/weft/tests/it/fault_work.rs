@@ -76,6 +76,7 @@ fn rolling_restart(requests: u64, connections: usize) {
     let mut rounds = 0;
     // every instance at least once, and on until the load is done
     while rounds == 0 || load.asked() < requests {
+        #[expect(clippy::needless_range_loop, reason = "the instance is replaced in its place")]
         for at in 0..instances.len() {
             let code = instances[at].stop();
             assert_eq!(code, 128 + 15, "the application's own end: {}", instances[at].log());

@@ -1,9 +1,20 @@
 //! The product as its users meet it: real processes, real sockets, the command line's own words.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test is a user: it lives in real time")]
 
+mod apps_bodies;
+mod apps_explicit;
 mod apps_grpc;
 mod apps_http;
+mod apps_peers;
 mod apps_run;
+mod apps_stalls;
 mod apps_tcp;
 mod basics;
 mod dev_demo;

@@ -23,7 +23,6 @@ pub struct Mesh {
 /// A `weft run` or `weft sidecar`.
 pub struct Workload {
     pub child: Child,
-    pub service: String,
     pub id: String,
     /// Local port of each upstream, in the order in which they were asked for.
     pub upstreams: Vec<SocketAddr>,
@@ -68,7 +67,10 @@ pub fn peer(name: &str) -> Option<PathBuf> {
     let found = std::env::var_os(&variable).map(PathBuf::from);
     if found.is_none() {
         assert!(std::env::var_os("CI").is_none(), "{variable} is not set: run the tests with `cargo xtask test`");
-        eprintln!("SKIPPED {}: {variable} is not set; `cargo xtask test` sets it", std::thread::current().name().unwrap_or("?"));
+        eprintln!(
+            "SKIPPED {}: {variable} is not set; `cargo xtask test` sets it",
+            std::thread::current().name().unwrap_or("?")
+        );
     }
     found
 }
@@ -114,10 +116,6 @@ impl Mesh {
 
     pub fn server_log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default()
-    }
-
-    pub fn server_pid(&self) -> u32 {
-        self.server.as_ref().unwrap().id()
     }
 
     /// `kill -9`.
@@ -243,7 +241,7 @@ impl Mesh {
             command.arg("--").args(program);
         }
         let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        Workload { child, service: service.into(), id, upstreams: addrs, stderr }
+        Workload { child, id, upstreams: addrs, stderr }
     }
 
     /// Until so many endpoints of the service take traffic.
@@ -293,7 +291,8 @@ impl Mesh {
     pub fn addresses(&self, service: &str) -> (SocketAddr, SocketAddr) {
         let json = self.json(&["endpoints", service]);
         let endpoint = &json["endpoints"][0];
-        let address = |v: &serde_json::Value| v.as_str().and_then(|a| a.parse().ok()).unwrap_or_else(|| panic!("{json}"));
+        let address =
+            |v: &serde_json::Value| v.as_str().and_then(|a| a.parse().ok()).unwrap_or_else(|| panic!("{json}"));
         (address(&endpoint["mesh"]), address(&endpoint["ports"][0]["app"]))
     }
 

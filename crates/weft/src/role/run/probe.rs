@@ -49,9 +49,13 @@ pub async fn probe(check: Check, results: mpsc::Sender<CheckResult>) {
 /// What the registry is told of a check.
 pub fn definition(check: &Check) -> CheckDefinition {
     let kind = match &check.probe {
-        Probe::Http { addr, path } => Kind::Http(HttpCheck { url: format!("http://{addr}{path}"), method: "GET".into(), ..HttpCheck::default() }),
+        Probe::Http { addr, path } => {
+            Kind::Http(HttpCheck { url: format!("http://{addr}{path}"), method: "GET".into(), ..HttpCheck::default() })
+        }
         Probe::Tcp { addr } => Kind::Tcp(TcpCheck { address: addr.to_string() }),
-        Probe::Grpc { addr, service } => Kind::Grpc(GrpcCheck { address: addr.to_string(), service: service.clone(), tls: false }),
+        Probe::Grpc { addr, service } => {
+            Kind::Grpc(GrpcCheck { address: addr.to_string(), service: service.clone(), tls: false })
+        }
     };
     let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     CheckDefinition {
@@ -68,7 +72,6 @@ pub fn definition(check: &Check) -> CheckDefinition {
         initial: v1::Health::Critical.into(),
     }
 }
-
 
 fn health(h: Health) -> v1::Health {
     match h {
