@@ -73,6 +73,7 @@ fn e2e_trf_34_a_gibibyte_each_way_over_http() {
     let api = mesh.sidecar("api", Some(&format!("http=80:{}", origin.port())), &[]);
     let web = mesh.sidecar("web", None, &["api"]);
     mesh.until_passing("api", 1);
+    mesh.until_synced(&[&api, &web]);
     let mut io = BufReader::new(connect(web.upstreams[0]).unwrap());
     let request = format!("POST / HTTP/1.1\r\nhost: api\r\ncontent-length: {SIZE}\r\n\r\n");
     io.get_mut().write_all(request.as_bytes()).unwrap();
@@ -106,6 +107,7 @@ fn e2e_l4t_01_a_gibibyte_each_way_over_tcp() {
     let api = mesh.sidecar("api", Some(&format!("tcp=80:{}", origin.port())), &[]);
     let web = mesh.sidecar("web", None, &["api"]);
     mesh.until_passing("api", 1);
+    mesh.until_synced(&[&api, &web]);
     let io = connect(web.upstreams[0]).unwrap();
     let mut out = io.try_clone().unwrap();
     let sending = std::thread::spawn(move || {

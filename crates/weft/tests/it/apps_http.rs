@@ -34,10 +34,7 @@ fn pair(mesh: &Mesh, protocol: &str, origin: SocketAddr) -> (Workload, Workload)
     let api = mesh.sidecar("api", Some(&format!("{protocol}=80:{}", origin.port())), &[]);
     let web = mesh.sidecar("web", None, &["api"]);
     mesh.until_passing("api", 1);
-    // waited for by every proxy, and so is what was committed before: that the endpoint passes
-    mesh.apply(
-        "apiVersion: weft.dev/v1\nkind: MeshDefaults\nmetadata:\n  name: default\nspec:\n  authorization: allow\n",
-    );
+    mesh.until_synced(&[&api, &web]);
     (api, web)
 }
 

@@ -254,6 +254,20 @@ impl Mesh {
         });
     }
 
+    /// Until these proxies have everything that is committed by now.
+    pub fn until_synced(&self, workloads: &[&Workload]) {
+        eventually("the proxies are in sync", || {
+            let json: serde_json::Value = serde_json::from_slice(&self.weft(&["status", "-o", "json"]).stdout).unwrap();
+            let proxies = json["proxies"].as_array().cloned().unwrap_or_default();
+            let synced = |w: &&Workload| {
+                let of =
+                    |p: &&serde_json::Value| p["uid"].as_str().is_some_and(|uid| uid.ends_with(&format!("/{}", w.id)));
+                proxies.iter().find(of).is_some_and(|p| p["state"] == "synced")
+            };
+            if workloads.iter().all(synced) { Ok(()) } else { Err(json) }
+        });
+    }
+
     /// Until a GET through a workload's first upstream answers with `status`.
     pub fn until_answers(&self, caller: &Workload, status: u16) -> Reply {
         eventually(&format!("{} gets {status}", caller.id), || match get(caller.upstreams[0], "/", &[]) {
