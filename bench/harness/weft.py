@@ -45,6 +45,8 @@ class Scraper:
 class Weft(Peer):
     name = "weft"
     bin = binary("WEFT_BIN", "weft")
+    # the data plane alone, where it is at hand: what a container would run
+    proxy = binary("WEFT_PROXY_BIN", "weft-proxy")
 
     def available(self):
         return bool(self.bin)
@@ -69,7 +71,7 @@ class Weft(Peer):
 
     def sidecar(self, c, side, service, mesh, token, *more):
         metrics, mesh_listen = (c.admin_a, c.pa + 6) if side == "a" else (c.admin_b, c.pb)
-        argv = [self.bin, "sidecar", "--service", service, "--join", mesh, "--mesh-listen", f"127.0.0.1:{mesh_listen}",
+        argv = [*([self.proxy] if self.proxy else [self.bin, "sidecar"]), "--service", service, "--join", mesh, "--mesh-listen", f"127.0.0.1:{mesh_listen}",
                 "--metrics", f"127.0.0.1:{metrics}", "--id", service, *more]
         return c.proxy(side, argv, {"WEFT_TOKEN": token})
 
