@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use weft_wire::fragment::{address, protocol};
 use weft_wire::v1::{self, CheckDefinition, Locality, Register, RegisterPort, Upstream};
 
 use super::{
@@ -50,7 +51,7 @@ fn port(spec: &PortSpec, mesh: SocketAddr) -> RegisterPort {
     RegisterPort {
         name: spec.name.clone(),
         port: spec.service_port.into(),
-        protocol: protocol(spec.protocol).into(),
+        protocol: protocol(spec.protocol),
         app: Some(address(SocketAddr::new(mesh.ip(), spec.port))),
         connect: Some(address(SocketAddr::from(([127, 0, 0, 1], spec.port)))),
         preserve: false,
@@ -65,30 +66,6 @@ fn upstream(spec: &UpstreamSpec) -> Upstream {
             ListenSpec::Tcp(addr) => addr.to_string(),
             ListenSpec::Unix(path) => format!("unix:{}", path.display()),
         },
-        protocol: protocol(spec.protocol).into(),
-    }
-}
-
-fn address(addr: SocketAddr) -> v1::Address {
-    let ip: Vec<u8> = match addr {
-        SocketAddr::V4(a) => a.ip().octets().into(),
-        SocketAddr::V6(a) => a.ip().octets().into(),
-    };
-    let scope = match addr {
-        SocketAddr::V4(_) => 0,
-        SocketAddr::V6(a) => a.scope_id(),
-    };
-    v1::Address { ip: ip.into(), port: addr.port().into(), scope }
-}
-
-fn protocol(p: weft_model::Protocol) -> v1::Protocol {
-    use weft_model::Protocol as P;
-    match p {
-        P::Undeclared => v1::Protocol::Undeclared,
-        P::Http => v1::Protocol::Http,
-        P::Http2 => v1::Protocol::Http2,
-        P::Grpc => v1::Protocol::Grpc,
-        P::Tcp => v1::Protocol::Tcp,
-        P::Tls => v1::Protocol::Tls,
+        protocol: protocol(spec.protocol),
     }
 }

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use anyhow::{Result, bail};
 use tokio::sync::mpsc;
 use weft_agent::check::{Check, Probe};
-use weft_model::Health;
 use weft_proxy::workload::PortSpec;
+use weft_wire::fragment::health;
 use weft_wire::v1::{self, CheckDefinition, CheckResult, GrpcCheck, HttpCheck, TcpCheck, check_definition::Kind};
 
 /// Probes that must agree before an instance goes out of use.
@@ -32,7 +32,7 @@ pub async fn probe(check: Check, results: mpsc::Sender<CheckResult>) {
     let (send, mut found) = mpsc::channel::<weft_agent::check::Finding>(8);
     let telling = async {
         while let Some(finding) = found.recv().await {
-            let status = health(finding.health).into();
+            let status = health(finding.health);
             let result = CheckResult { check_id: finding.check, status, output: finding.output };
             if results.send(result).await.is_err() {
                 return;
@@ -70,16 +70,5 @@ pub fn definition(check: &Check) -> CheckDefinition {
         deregister_critical_after_ms: 0,
         // an application that is starting gets nothing (features.md REG-05)
         initial: v1::Health::Critical.into(),
-    }
-}
-
-fn health(h: Health) -> v1::Health {
-    match h {
-        Health::Passing => v1::Health::Passing,
-        Health::Warning => v1::Health::Warning,
-        Health::Unknown => v1::Health::Unknown,
-        Health::Critical => v1::Health::Critical,
-        Health::Draining => v1::Health::Draining,
-        Health::Maintenance => v1::Health::Maintenance,
     }
 }
