@@ -45,7 +45,7 @@ pub enum Command {
     Why(Why),
     /// Show who talks to whom, live
     Top(Top),
-    /// Make and list join tokens
+    /// Make, list and revoke join tokens
     #[command(subcommand)]
     Token(Token),
     /// Show the certificate authority
@@ -281,16 +281,32 @@ pub struct Top {
 pub enum Token {
     /// Make a one-use join token for a workload
     Create(TokenCreate),
+    /// Tokens that can still be spent, and those that were
+    List(Query),
+    /// Make a token useless; an identity that was got with it stays
+    Revoke(TokenRevoke),
 }
 
 #[derive(Debug, Args)]
 pub struct TokenCreate {
-    /// Service account that the token may take, [namespace/]name
+    /// Service that the token's holder may register, [namespace/]name
     #[arg(long, value_name = "NAME")]
     pub service: String,
+    /// Identity that the token's holder may take, in the service's namespace (default: the service's name)
+    #[arg(long, value_name = "NAME")]
+    pub service_account: Option<String>,
     /// How long it may be used
     #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = duration)]
     pub ttl: std::time::Duration,
+    #[command(flatten)]
+    pub client: Client,
+}
+
+#[derive(Debug, Args)]
+pub struct TokenRevoke {
+    /// As `weft token list` shows it: the part of the token before its first dot
+    #[arg(value_name = "ID")]
+    pub id: String,
     #[command(flatten)]
     pub client: Client,
 }

@@ -79,6 +79,7 @@ use axum::{
     response::IntoResponse as _,
     routing::{delete, get, post, put},
 };
+use weft_rt::metrics::Format;
 
 use self::{
     failure::{Answer, Failure},
@@ -164,7 +165,7 @@ async fn ready(State(control): State<Arc<Control>>) -> Answer {
     Ok("ok".into_response())
 }
 
-async fn metrics(State(control): State<Arc<Control>>) -> Answer {
+async fn metrics(State(control): State<Arc<Control>>, headers: HeaderMap) -> Answer {
     let state = control.replica.state();
     let (proxies, collections) = control.sessions.counts();
     let gauges = Gauges {
@@ -174,8 +175,9 @@ async fn metrics(State(control): State<Arc<Control>>) -> Answer {
         collections,
         revision: state.revision.n,
     };
-    let text = control.metrics.render(gauges);
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+    let format = Format::accepted(headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()));
+    let text = control.metrics.render(gauges, format);
+    Ok(([(header::CONTENT_TYPE, format.content_type())], text).into_response())
 }
 
 // === one function a method and root: axum takes paths apart by position ===

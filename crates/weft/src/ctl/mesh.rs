@@ -1,7 +1,7 @@
-//! Questions about the mesh: services, endpoints, proxies, who may reach whom, tokens, the authority.
+//! Questions about the mesh: services, endpoints, proxies, who may reach whom, the authority.
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::print::{self, list, text};
 use crate::{
@@ -124,17 +124,6 @@ pub async fn allow(flags: cli::Allow) -> Result<u8> {
         .map(|r| vec![text(r, "from"), text(r, "port"), text(r, "verdict"), text(r, "rule"), text(r, "reason")])
         .collect();
     print::table(&["FROM", "PORT", "VERDICT", "RULE", "REASON"], &rows);
-    Ok(0)
-}
-
-pub async fn token(flags: cli::TokenCreate) -> Result<u8> {
-    let (namespace, service) = flags.service.split_once('/').unwrap_or(("default", &flags.service));
-    let ask = json!({
-        "namespace": namespace, "service": service, "service_account": service, "ttl": format!("{}ms", flags.ttl.as_millis()),
-    });
-    let json = Api::find(&flags.client)?.post("/weft/v1/tokens", &ask).await?;
-    println!("{}", text(&json, "token"));
-    eprintln!("good once, until {}; hand it over as WEFT_TOKEN", text(&json, "expires"));
     Ok(0)
 }
 

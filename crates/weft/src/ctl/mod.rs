@@ -3,6 +3,7 @@
 mod apply;
 mod mesh;
 mod print;
+mod tokens;
 mod why;
 
 use anyhow::Result;
@@ -29,7 +30,9 @@ pub async fn run(verb: Command) -> Result<u8> {
         Command::Services(flags) => mesh::services(flags.query).await,
         Command::Endpoints(flags) => mesh::endpoints(flags).await,
         Command::Allow(flags) => mesh::allow(flags).await,
-        Command::Token(Token::Create(flags)) => mesh::token(flags).await,
+        Command::Token(Token::Create(flags)) => tokens::create(flags).await,
+        Command::Token(Token::List(query)) => tokens::list(query).await,
+        Command::Token(Token::Revoke(flags)) => tokens::revoke(flags).await,
         Command::Ca(Ca::Status(query)) => mesh::ca(query).await,
         Command::Why(flags) => why::why(flags).await,
         Command::Top(flags) => {

@@ -186,3 +186,21 @@ fn sec_10_nobody_writes_without_the_admin_token() {
         )
     );
 }
+
+#[test]
+fn sec_10_tokens_are_listed_and_revoked() {
+    let mesh = Mesh::start();
+    let token = mesh.ok(&["token", "create", "--service", "shop/api", "--service-account", "backend"]);
+    let id = token.split('.').next().unwrap();
+    let list = mesh.ok(&["token", "list"]);
+    let row: Vec<_> = list.lines().find(|l| l.starts_with(id)).unwrap().split_whitespace().collect();
+    assert_eq!(row[..4], [id, "shop/backend", "api", "open"], "{list}");
+    assert!(!list.contains(token.trim()), "the secret is shown once");
+
+    assert_eq!(mesh.ok(&["token", "revoke", id]), format!("join token {id} revoked\n"));
+    let again = mesh.weft(&["token", "revoke", id]);
+    assert_eq!(again.status.code(), Some(2));
+    assert_eq!(text(&again.stderr), format!("weft: there is no join token `{id}`\n"));
+    let said = refused(sidecar(&mesh, "shop/api", token.trim()));
+    assert!(said.contains(&format!("join token {id}")) && said.contains("make a new one"), "{said}");
+}
