@@ -65,9 +65,12 @@ pub enum Command {
 /// How to reach the server. Without flags: the `weft dev` of this user, else http://127.0.0.1:8500.
 #[derive(Debug, Clone, Args)]
 pub struct Client {
-    /// Address of the server's HTTP API, such as http://127.0.0.1:8500
+    /// Address of the server's HTTP API, such as http://127.0.0.1:8500, or https://HOST:8500 across a network
     #[arg(long, env = "WEFT_SERVER", value_name = "URL", global = true)]
     pub server: Option<String>,
+    /// The mesh's root, for https: <data>/ca.pem of the server
+    #[arg(long, env = "WEFT_CA_FILE", value_name = "FILE", global = true)]
+    pub ca_file: Option<PathBuf>,
     /// File that holds the token to present (default: <data>/admin.token of a server on this machine)
     #[arg(long, env = "WEFT_TOKEN_FILE", value_name = "FILE", global = true)]
     pub token_file: Option<PathBuf>,

@@ -1,12 +1,21 @@
 //! The command line's way to the server's HTTP API, and how it ends when that fails.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, StatusCode, body::Bytes, header};
 use hyper_util::rt::TokioIo;
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use serde_json::Value;
 use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, rustls::ClientConfig};
+use weft_identity::{Facts, WallClock, join_client_config};
+use weft_rt::Clock;
 
 use crate::{cli, place};
 
@@ -43,7 +52,13 @@ impl Failed {
 pub struct Api {
     addr: SocketAddr,
     token: Option<String>,
+    /// Speaks TLS to whoever is the control plane of a mesh with a known root; `None`: no TLS.
+    tls: Option<Arc<ClientConfig>>,
 }
+
+/// A connection to the server, with or without TLS.
+trait Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Io for T {}
 
 /// A reply: status and JSON (null where the body is none).
 pub struct Reply {
@@ -56,10 +71,10 @@ impl Api {
     /// From flags, else from the `weft dev` of this user, else the default address with `./.weft/admin.token`.
     pub fn find(client: &cli::Client) -> Result<Self, Failed> {
         let dev = place::dev();
-        let addr = match (&client.server, &dev) {
+        let (addr, secure) = match (&client.server, &dev) {
             (Some(url), _) => address(url)?,
-            (None, Some(dev)) => dev.http,
-            (None, None) => place::DEFAULT_HTTP,
+            (None, Some(dev)) => (dev.http, false),
+            (None, None) => (place::DEFAULT_HTTP, false),
         };
         let implied = || -> Option<PathBuf> {
             let of_dev = dev.as_ref().filter(|d| d.http == addr).map(|d| d.admin_token.clone());
@@ -74,11 +89,19 @@ impl Api {
                     .to_owned(),
             ),
         };
-        Ok(Self { addr, token })
+        if !secure && token.is_some() && !addr.ip().is_loopback() {
+            return Err(Failed::Usage(format!(
+                "the token would cross the network to {addr} in the clear; write --server https://{addr} and name the mesh's \
+                 root with --ca-file (<data>/ca.pem of the server)"
+            )));
+        }
+        let tls = if secure { Some(pinned(client.ca_file.as_deref())?) } else { None };
+        Ok(Self { addr, token, tls })
     }
 
+    /// On this machine, without TLS.
     pub fn at(addr: SocketAddr, token: Option<String>) -> Self {
-        Self { addr, token }
+        Self { addr, token, tls: None }
     }
 
     pub async fn get(&self, path: &str) -> Result<Value, Failed> {
@@ -121,7 +144,7 @@ impl Api {
     ) -> Result<hyper::Response<hyper::body::Incoming>, Failed> {
         let connected = tokio::time::timeout(CONNECT, TcpStream::connect(self.addr)).await;
         let io = match connected {
-            Ok(Ok(io)) => io,
+            Ok(Ok(io)) => self.secure(io).await?,
             Ok(Err(e)) => return Err(self.unreachable(&e)),
             Err(_) => return Err(self.unreachable(&"no answer to the connection")),
         };
@@ -148,8 +171,21 @@ impl Api {
         send.send_request(request).await.map_err(|e| self.unreachable(&e))
     }
 
+    async fn secure(&self, io: TcpStream) -> Result<Box<dyn Io>, Failed> {
+        let Some(config) = &self.tls else { return Ok(Box::new(io)) };
+        let connector = TlsConnector::from(config.clone());
+        // whom it must be is decided by its SPIFFE identity, so that any address will do
+        let shaking = connector.connect(ServerName::from(self.addr.ip()), io);
+        match tokio::time::timeout(CONNECT, shaking).await {
+            Ok(Ok(io)) => Ok(Box::new(io)),
+            Ok(Err(e)) => Err(self.unreachable(&format_args!("{e}; is --ca-file that of this mesh?"))),
+            Err(_) => Err(self.unreachable(&"no answer to the TLS handshake")),
+        }
+    }
+
     fn unreachable(&self, why: &dyn std::fmt::Display) -> Failed {
-        Failed::Unreachable { server: format!("http://{}", self.addr), why: why.to_string() }
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        Failed::Unreachable { server: format!("{scheme}://{}", self.addr), why: why.to_string() }
     }
 }
 
@@ -165,16 +201,34 @@ impl Reply {
     }
 }
 
-/// `http://host:port`, `host:port`, or an address; names are looked up.
-fn address(url: &str) -> Result<SocketAddr, Failed> {
+/// `https://host:port`, `http://host:port`, `host:port`, or an address; names are looked up. The flag: whether TLS.
+fn address(url: &str) -> Result<(SocketAddr, bool), Failed> {
     use std::net::ToSocketAddrs as _;
-    let bad = |why: String| Failed::Usage(format!("server `{url}`: {why}; write http://HOST:PORT"));
-    if url.starts_with("https://") {
-        return Err(bad("the API speaks plain HTTP".into()));
-    }
-    let host = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-    let found = host.to_socket_addrs().map_err(|e| bad(e.to_string()))?.next();
-    found.ok_or_else(|| bad("the name has no address".into()))
+    let bad =
+        |why: String| Failed::Usage(format!("server `{url}`: {why}; write https://HOST:PORT or http://HOST:PORT"));
+    let (host, secure) = match url.strip_prefix("https://") {
+        Some(host) => (host, true),
+        None => (url.strip_prefix("http://").unwrap_or(url), false),
+    };
+    let found = host.trim_end_matches('/').to_socket_addrs().map_err(|e| bad(e.to_string()))?.next();
+    Ok((found.ok_or_else(|| bad("the name has no address".into()))?, secure))
+}
+
+/// TLS to the control plane of the mesh whose root is the first certificate in `file`.
+fn pinned(file: Option<&Path>) -> Result<Arc<ClientConfig>, Failed> {
+    let local = place::DEFAULT_DATA.join("ca.pem");
+    let file = file.unwrap_or(&local);
+    let bad = |why: String| {
+        Failed::Usage(format!(
+            "cannot read the mesh's root from {}: {why}; https needs --ca-file (or WEFT_CA_FILE), the server's <data>/ca.pem",
+            file.display()
+        ))
+    };
+    let pem = std::fs::read(file).map_err(|e| bad(e.to_string()))?;
+    let root = CertificateDer::from_pem_slice(&pem).map_err(|_| bad("it holds no PEM certificate".into()))?;
+    let pin = Facts::read(&root).map_err(|e| bad(e.to_string()))?.key;
+    let clock = Clock::real();
+    Ok(join_client_config(pin, &[], &WallClock::new(move || clock.wall())))
 }
 
 /// Percent-encodes one path segment or query value.
@@ -193,9 +247,9 @@ mod tests {
 
     #[test]
     fn addresses() {
-        assert_eq!(address("http://127.0.0.1:8500/").unwrap().to_string(), "127.0.0.1:8500");
-        assert_eq!(address("127.0.0.1:1").unwrap().port(), 1);
-        assert_eq!(address("https://x:1").unwrap_err().code(), 1);
+        assert_eq!(address("http://127.0.0.1:8500/").unwrap(), (([127, 0, 0, 1], 8500).into(), false));
+        assert_eq!(address("https://127.0.0.1:1").unwrap(), (([127, 0, 0, 1], 1).into(), true));
+        assert!(!address("127.0.0.1:1").unwrap().1);
         assert!(address("localhost").is_err());
     }
 

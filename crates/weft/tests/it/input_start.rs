@@ -102,3 +102,32 @@ fn a_store_without_its_key_is_refused() {
     std::fs::write(&kek, key).unwrap();
     mesh.start_server();
 }
+
+#[test]
+fn sec_10_the_admin_token_crosses_a_network_over_tls_only() {
+    let (mesh, other) = (Mesh::start(), Mesh::start());
+    let ask = |server: &str, root: &Mesh| {
+        let mut weft = weft();
+        weft.args(["status", "--server", server]).arg("--token-file").arg(mesh.data().join("admin.token"));
+        weft.arg("--ca-file").arg(root.data().join("ca.pem")).output().unwrap()
+    };
+    let https = format!("https://{}", mesh.http);
+    let out = ask(&https, &mesh);
+    assert!(out.status.success() && text(&out.stdout).starts_with("trust domain "), "{}", text(&out.stderr));
+
+    // whoever answers with another root does not see the token
+    let out = ask(&https, &other);
+    assert_eq!(out.status.code(), Some(3));
+    let said = text(&out.stderr);
+    assert!(said.starts_with(&format!("weft: cannot reach a weft server at {https}: ")), "{said}");
+    assert!(said.contains("is --ca-file that of this mesh?"), "{said}");
+
+    // in the clear it is not even tried (192.0.2.0/24 is nobody's)
+    let out = ask("http://192.0.2.1:8500", &mesh);
+    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(
+        text(&out.stderr),
+        "weft: the token would cross the network to 192.0.2.1:8500 in the clear; write --server https://192.0.2.1:8500 and \
+         name the mesh's root with --ca-file (<data>/ca.pem of the server)\n"
+    );
+}

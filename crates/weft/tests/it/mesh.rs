@@ -32,7 +32,16 @@ pub struct Workload {
 pub fn weft() -> Command {
     let mut weft = Command::new(env!("CARGO_BIN_EXE_weft"));
     // nothing of the machine's own mesh leaks into a test
-    for name in ["WEFT_SERVER", "WEFT_TOKEN", "WEFT_TOKEN_FILE", "WEFT_JOIN", "WEFT_DATA", "WEFT_STATE", "RUST_LOG"] {
+    for name in [
+        "WEFT_SERVER",
+        "WEFT_TOKEN",
+        "WEFT_TOKEN_FILE",
+        "WEFT_CA_FILE",
+        "WEFT_JOIN",
+        "WEFT_DATA",
+        "WEFT_STATE",
+        "RUST_LOG",
+    ] {
         weft.env_remove(name);
     }
     // where the user's own `weft dev` would be found
