@@ -2,8 +2,12 @@
 //! under libFuzzer (`cargo xtask fuzz TARGET`) and over the committed corpora in ordinary tests, so that neither rots.
 //! An input that was found becomes a named file in `corpus/TARGET/`.
 
+mod delta_session;
+
 use bytes::Bytes;
-use weft_model::{ResourceRef, SpiffeId};
+use weft_identity::{Bundle, Revocations};
+use weft_model::{ResourceRef, SpiffeId, TrustDomain, Wall};
+use weft_proxy::codec::{Framing, MAX_HEAD, h1::parse};
 use weft_snapshot::detect::{Detect, detect};
 
 pub type Body = fn(&[u8]);
@@ -17,6 +21,9 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("hello", hello),
     ("document", document),
     ("csr", csr),
+    ("http1_head", http1_head),
+    ("x509_chain", x509_chain),
+    ("delta_session", delta_session::run),
 ];
 
 /// What is printed is read as the same identity.
@@ -70,6 +77,70 @@ fn document(data: &[u8]) {
 
 fn csr(data: &[u8]) {
     let _ = weft_identity::csr::parse_csr(data);
+}
+
+/// However a head is cut into segments, it ends at the same place; what is understood has one framing, and carries nothing
+/// that the next hop could read as a second one.
+fn http1_head(data: &[u8]) {
+    let whole = parse::end_of_head(data, 0);
+    if data.len() <= MAX_HEAD {
+        let early = (0..=data.len()).filter_map(|n| Some((n, data.get(..n)?)));
+        let early =
+            early.map(|(n, part)| parse::end_of_head(part, n.saturating_sub(1))).find(|found| *found != Ok(None));
+        assert_eq!(early.unwrap_or(Ok(None)), whole, "byte by byte, and at once");
+    }
+    let Some(head) = whole.ok().flatten().and_then(|end| data.get(..end)).map(Bytes::copy_from_slice) else { return };
+    if let Ok(request) = parse::request(&head) {
+        assert_ne!(request.framing, Framing::Close, "a request does not end with its connection");
+        assert!(request.head.path.iter().all(|b| *b > b' ' && *b != 0x7f), "a target without spaces and controls");
+        clean(&request.head.headers);
+    }
+    for method in [http::Method::GET, http::Method::HEAD, http::Method::CONNECT] {
+        if let Ok(response) = parse::response(&head, &method)
+            && response.head.status != http::StatusCode::SWITCHING_PROTOCOLS
+        {
+            clean(&response.head.headers);
+        }
+    }
+    if let Ok(trailers) = parse::trailers(&head) {
+        clean(&trailers);
+    }
+}
+
+/// Nothing of one connection is left, and no value ends its line.
+fn clean(headers: &http::HeaderMap) {
+    for name in ["connection", "transfer-encoding", "upgrade", "keep-alive", "proxy-connection", "host"] {
+        assert!(!headers.contains_key(name) || name == "host", "{name} goes on to the next hop");
+    }
+    for value in headers.values() {
+        assert!(!value.as_bytes().iter().any(|b| matches!(b, b'\r' | b'\n' | 0)), "{value:?}");
+    }
+}
+
+/// Certificates behind lengths of two bytes. Of all chains there is one that verifies: the one that was issued.
+fn x509_chain(data: &[u8]) {
+    const ROOT: &[u8] = include_bytes!("../root.der");
+    const GOOD: &[u8] = include_bytes!("../corpus/x509_chain/good");
+    /// While the chain is valid.
+    const NOW: Wall = Wall::secs(1_795_620_000);
+    let chain = |bytes| parts(bytes).map(|der| der.to_vec().into()).collect::<Vec<_>>();
+    let Ok(domain) = TrustDomain::parse("2668cca755be53c1.weft") else { unreachable!("it is one") };
+    let Ok(bundle) = Bundle::new(domain, vec![ROOT.into()]) else { unreachable!("the root is one") };
+    let (shown, good) = (chain(data), chain(GOOD));
+    let verified = weft_identity::recheck(&shown, &bundle, &Revocations::default(), NOW).is_ok();
+    // what stands above the path, or twice, does no harm
+    let leads_up = shown.first() == good.first() && good.get(1).is_some_and(|signer| shown.contains(signer));
+    assert_eq!(verified, leads_up && shown.len() <= weft_identity::verify::MAX_CHAIN, "{} certificates", shown.len());
+}
+
+/// `data` as pieces, each behind its length in two bytes; the last one may be cut short.
+fn parts(mut data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (length, rest) = data.split_first_chunk()?;
+        let (part, rest) = rest.split_at(usize::from(u16::from_be_bytes(*length)).min(rest.len()));
+        data = rest;
+        Some(part)
+    })
 }
 
 #[cfg(test)]
