@@ -20,6 +20,7 @@ mod basics;
 mod dev_demo;
 mod fault_certs;
 mod fault_control;
+mod fault_disk;
 mod fault_drain;
 mod fault_load;
 mod fault_policy;

@@ -18,6 +18,9 @@ pub struct Mesh {
     pub grpc: SocketAddr,
     server: Option<Child>,
     extra: Vec<String>,
+    /// A command that the server is run by, and where the root directory that it then has can be seen.
+    under: Vec<String>,
+    root: PathBuf,
 }
 
 /// A `weft run` or `weft sidecar`.
@@ -91,22 +94,51 @@ impl Mesh {
 
     /// With further flags for `weft server`.
     pub fn with(flags: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let extra = flags.iter().map(ToString::to_string).collect();
-        let mut mesh = Self { dir, http: free_addr(), grpc: free_addr(), server: None, extra };
+        let mut mesh = Self::around(tempfile::tempdir().unwrap(), free_addr(), free_addr());
+        mesh.extra = flags.iter().map(ToString::to_string).collect();
         mesh.start_server();
         mesh
     }
 
+    /// With the server run by a command, which may give it another root directory: where that is seen from here.
+    pub fn under(dir: tempfile::TempDir, command: &[&str], root: &Path) -> Self {
+        let mut mesh = Self::around(dir, free_addr(), free_addr());
+        mesh.under = command.iter().map(ToString::to_string).collect();
+        mesh.root = root.to_owned();
+        mesh.start_server();
+        mesh
+    }
+
+    /// Around a server that the test has itself.
+    pub fn around(dir: tempfile::TempDir, http: SocketAddr, grpc: SocketAddr) -> Self {
+        Self { dir, http, grpc, server: None, extra: Vec::new(), under: Vec::new(), root: "/".into() }
+    }
+
     pub fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
+        let data = self.dir.path().join("data");
+        data.strip_prefix("/").map_or_else(|_| data.clone(), |below| self.root.join(below))
+    }
+
+    pub fn server_id(&self) -> u32 {
+        self.server.as_ref().unwrap().id()
     }
 
     /// Also after [`Mesh::kill_server`]: same data, same addresses.
     pub fn start_server(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("server.log")).unwrap();
         let mut server = weft();
-        server.arg("server").arg("--data").arg(self.data()).args([
+        if let [first, rest @ ..] = &self.under[..] {
+            let mut under = Command::new(first);
+            under.args(rest).arg(server.get_program());
+            for (name, value) in server.get_envs() {
+                match value {
+                    Some(value) => under.env(name, value),
+                    None => under.env_remove(name),
+                };
+            }
+            server = under;
+        }
+        server.arg("server").arg("--data").arg(self.dir.path().join("data")).args([
             "--http",
             &self.http.to_string(),
             "--mesh",
