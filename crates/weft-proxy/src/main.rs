@@ -1,6 +1,6 @@
 //! The data plane alone: a sidecar for an application that something else runs and probes.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use weft_proxy::workload::{Flags, Plan, Workload};
@@ -47,12 +47,12 @@ async fn run(flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
             stop.next().await;
         }
     }
-    tokio::select! {
+    let patience = tokio::select! {
         biased; // a second signal ends the patience
-        _ = stop.next() => workload.hasten(),
-        () = workload.leave(flags.drain) => {}
-    }
-    workload.stop(flags.drain).await;
+        _ = stop.next() => Duration::ZERO,
+        () = workload.leave(flags.drain) => flags.drain,
+    };
+    workload.stop(patience).await;
     Ok(())
 }
 

@@ -118,7 +118,8 @@ pub struct Sidecar {
     bound: Bound,
     inbound: Mutex<Option<Trigger>>,
     outbound: Mutex<Option<Trigger>>,
-    hasten: [Hasten; 2],
+    hasten_inbound: Hasten,
+    hasten_outbound: Hasten,
     end: Mutex<Option<Trigger>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     applied: watch::Receiver<Vec<Revision>>,
@@ -203,7 +204,8 @@ impl Sidecar {
             start_threads(&plan, (inbound_watch, outbound_watch), count, listeners).map_err(StartError::Thread)?;
         Ok(Self {
             bound,
-            hasten: [inbound.hasten(), outbound.hasten()],
+            hasten_inbound: inbound.hasten(),
+            hasten_outbound: outbound.hasten(),
             inbound: Mutex::new(Some(inbound)),
             outbound: Mutex::new(Some(outbound)),
             end: Mutex::new(Some(end)),
@@ -255,10 +257,12 @@ impl Sidecar {
         inbound && outbound
     }
 
-    /// A second signal: whatever is being waited for now ends at once.
+    /// A second signal: what is being waited for ends at once. What the application itself calls goes on until
+    /// [`Sidecar::stop`] waits for that too: the application has yet to hear of its end, and may have last things to say.
     pub fn hasten(&self) {
-        for h in &self.hasten {
-            h.force();
+        self.hasten_inbound.force();
+        if lock(&self.outbound).is_none() {
+            self.hasten_outbound.force();
         }
     }
 }
@@ -266,7 +270,8 @@ impl Sidecar {
 impl Drop for Sidecar {
     /// Not drained: its connections break.
     fn drop(&mut self) {
-        self.hasten();
+        self.hasten_inbound.force();
+        self.hasten_outbound.force();
         drop(take(&self.end));
     }
 }

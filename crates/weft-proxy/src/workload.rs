@@ -243,7 +243,7 @@ impl Workload {
         self.sidecar.drain_inbound(deadline).await;
     }
 
-    /// A second signal: whatever is being waited for ends now.
+    /// A second signal: whatever is being waited for ends now; the application's own calls still go through.
     pub fn hasten(&self) {
         self.sidecar.hasten();
     }

@@ -58,6 +58,7 @@ async fn workload(flags: &Flags, checks: &[String], program: &[OsString]) -> Res
     for check in checks {
         tasks.spawn("check", probe::probe(check, workload.results()));
     }
+    let mut patience = flags.drain;
     let code = match program {
         [] => {
             tokio::select! {
@@ -67,7 +68,7 @@ async fn workload(flags: &Flags, checks: &[String], program: &[OsString]) -> Res
             }
             tokio::select! {
                 biased; // a second signal ends the patience
-                _ = stop.next() => workload.hasten(),
+                _ = stop.next() => patience = Duration::ZERO,
                 () = workload.leave(flags.drain) => {}
             }
             0
@@ -78,7 +79,7 @@ async fn workload(flags: &Flags, checks: &[String], program: &[OsString]) -> Res
     tokio::select! {
         biased; // a second signal ends the patience
         _ = stop.next() => {}
-        () = workload.stop(flags.drain) => {}
+        () = workload.stop(patience) => {}
     }
     Ok(code)
 }
