@@ -4,6 +4,9 @@
 //! tried in order: passing → warning → unknown, each without what is ejected or de-preferred; then what was
 //! de-preferred; then what was ejected. When fewer than half of the passing endpoints are left un-ejected, ejection is
 //! ignored (it is then more likely that we are wrong than that they are). Critical, draining and maintenance never.
+//!
+//! By peak EWMA the cheaper of two draws wins, but an idle endpoint that is merely slower keeps a share that falls with its
+//! slowness ([`share_of_slower`]): nobody who runs two versions of a service expects one of them to get nothing.
 
 mod load;
 mod pool;
@@ -25,6 +28,8 @@ pub struct EndpointIx(pub u32);
 
 /// Draws before the tier is searched in full.
 const DRAWS: u32 = 8;
+/// Draws of [`share_of_slower`] are that fine.
+const SHARES: u32 = 1 << 16;
 /// A connected endpoint wins over one that is not, but for one draw in this many, so that no endpoint starves.
 const COLD_SHARE: u32 = 8;
 
@@ -216,8 +221,30 @@ impl Question<'_> {
                 _ => busy,
             }
         };
-        if cost(b, lb) < cost(a, la) { (b, a) } else { (a, b) }
+        let (ca, cb) = (cost(a, la), cost(b, lb));
+        let (won, lost) = if cb < ca { (b, a) } else { (a, b) };
+        // what is in flight there will tell anew how slow it is: only who is idle can be forgotten
+        if self.balance == Balance::PeakEwma && ca != cb && self.load.of(lost.ix).in_flight == 0 {
+            let weights = f64::from(won.weight) / f64::from(lost.weight);
+            let share = share_of_slower(ca.min(cb), ca.max(cb), weights);
+            if f64::from(dice(SHARES)) < share * f64::from(SHARES) {
+                return (lost, won);
+            }
+        }
+        (won, lost)
     }
+}
+
+/// Which share of its comparisons an idle endpoint gets that would always lose by its cost. `weights`: the other's weight
+/// in units of its own.
+///
+/// Two choices alone starve the slower of few endpoints: with nothing in flight the faster one wins every time, be it by a
+/// hair. Here each is worth its weight over the square of its cost: of equal weights, the one with r times the cost gets
+/// 1/(1+r²), which is half for equals, a fifth for twice and a hundredth for ten times as slow. That bounds the price as
+/// well: a request takes on average at most (√2-1)/2, about 21 %, longer than at the better of the two.
+fn share_of_slower(better: f64, worse: f64, weights: f64) -> f64 {
+    let ratio = worse / better;
+    1.0 / (1.0 + weights * ratio * ratio)
 }
 
 // === text ===

@@ -206,9 +206,61 @@ fn trf_14_load_decides_between_two() {
     let mut load = loads("..");
     load.loads[0].ewma.observe(Duration::from_millis(50), NOW);
     load.loads[1].ewma.observe(Duration::from_millis(5), NOW);
-    assert_eq!(shares(&pool, &load, 100), [0, 100]);
+    // ten times as slow: a hundredth
+    let counts = shares(&pool, &load, 10_000);
+    assert!((50..150).contains(&counts[0]), "{counts:?}");
     load.loads[1].in_flight = 20;
-    assert_eq!(shares(&pool, &load, 100), [100, 0]);
+    assert_eq!(shares(&pool, &load, 100), [100, 0], "who is busy is not in danger of being forgotten");
+}
+
+#[test]
+fn trf_14_the_price_of_trying_the_slower_is_bounded() {
+    for ratio in (10..20_000).map(|n| f64::from(n) / 10.0) {
+        let share = share_of_slower(3.0, 3.0 * ratio, 1.0);
+        let mean = 1.0 - share + share * ratio;
+        assert!(share > 0.0 && share <= 0.5 && mean < 1.2072, "{ratio}: {share}, {mean}");
+    }
+    // a dead one is not tried for the sake of it
+    assert!(share_of_slower(1.0, 1e6, 1.0) < 1e-11);
+    // weights stay shares among equals
+    assert!((share_of_slower(5.0, 5.0, 9.0) - 0.1).abs() < 1e-9);
+}
+
+/// A steady 50 requests a second to endpoints that take so long, one after the other; how many each got.
+fn steadily(millis: [f64; 2], weights: [u32; 2], seconds: u32) -> [u32; 2] {
+    let mut list = endpoints("pp");
+    (list[0].weight, list[1].weight) = (weights[0], weights[1]);
+    let (pool, mut load, mut dice) = (pool_of(&list, Balance::PeakEwma), loads(".."), dice(5));
+    let mut counts = [0, 0];
+    let mut now = NOW;
+    for _ in 0..seconds * 50 {
+        let at = pick(&pool, &load, &Ask { now, ..ask(&[]) }, &mut dice).unwrap().ix.0 as usize;
+        counts[at] += 1;
+        // within a tenth of what it takes, as real ones do
+        let took = millis[at] * (0.9 + f64::from(dice(200)) / 1000.0);
+        now = now.plus(Duration::from_millis(20));
+        load.loads[at].ewma.observe(Duration::from_secs_f64(took / 1000.0), now);
+    }
+    counts
+}
+
+#[test]
+fn trf_14_the_slower_of_two_versions_keeps_a_share() {
+    let share = |[_, slower]: [u32; 2], seconds: u32| f64::from(slower) / f64::from(seconds * 50);
+    let twice = share(steadily([1.5, 3.0], [1, 1], 600), 600);
+    assert!((0.15..0.25).contains(&twice), "{twice}");
+    let thrice = share(steadily([1.0, 3.0], [1, 1], 600), 600);
+    assert!((0.07..0.15).contains(&thrice), "{thrice}");
+    let hair = share(steadily([1.0, 1.05], [1, 1], 600), 600);
+    assert!((0.4..0.6).contains(&hair), "{hair}");
+    // a hundred times as slow is tried about as often as its estimate fades, and no more
+    let [_, hardly] = steadily([2.0, 200.0], [1, 1], 600);
+    assert!((5..60).contains(&hardly), "{hardly}");
+    // a canary by weight stays one, faster or slower
+    for millis in [[1.0, 1.2], [1.2, 1.0]] {
+        let canary = share(steadily(millis, [19, 1], 600), 600);
+        assert!((0.02..0.1).contains(&canary), "{millis:?}: {canary}");
+    }
 }
 
 #[test]
