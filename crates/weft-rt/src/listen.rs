@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -130,6 +130,32 @@ impl Reserved {
             ReservedInner::Unix(l, path) => Inner::Unix(UnixListener::from_std(l)?, path),
         };
         Ok(Listener { inner, addr: self.addr })
+    }
+}
+
+/// A free TCP port of `ip`, kept for a program that is started later and told the number: nobody else is given it while
+/// this lives, as a listener or as the near end of a connection. The program binds it as nearly every server does, with
+/// `SO_REUSEADDR`, which the kernel grants beside a socket that does not listen.
+#[derive(Debug)]
+pub struct Held {
+    #[expect(dead_code, reason = "held for its drop")]
+    socket: Option<Socket>,
+    addr: SocketAddr,
+}
+
+/// Elsewhere than on Linux the port is free at this moment, and no more.
+pub fn hold(ip: IpAddr) -> io::Result<Held> {
+    let wanted = SocketAddr::new(ip, 0);
+    let socket = Socket::new(Domain::for_address(wanted), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&wanted.into())?;
+    let addr = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok(Held { socket: cfg!(target_os = "linux").then_some(socket), addr })
+}
+
+impl Held {
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
     }
 }
 
@@ -261,6 +287,8 @@ impl fmt::Display for Holder {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn any() -> Addr {
@@ -280,6 +308,23 @@ mod tests {
         let first = bind(&Bind::preferred(any())).unwrap();
         let second = bind(&Bind::preferred(first.addr().clone())).unwrap();
         assert_ne!(first.addr(), second.addr());
+    }
+
+    #[tokio::test]
+    async fn a_held_port_is_nobodys_but_the_one_who_is_told() {
+        let held = hold(Ipv4Addr::LOCALHOST.into()).unwrap();
+        let refused = std::net::TcpStream::connect(held.addr()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "held is not listened on");
+        // enough to meet it many times over, were it given away
+        for _ in 0..1_000 {
+            let other = bind(&Bind::exact(any())).unwrap();
+            assert_ne!(other.addr(), &Addr::Tcp(held.addr()));
+        }
+        let told = bind(&Bind::exact(Addr::Tcp(held.addr()))).unwrap();
+        assert_eq!(told.addr(), &Addr::Tcp(held.addr()));
+        assert!(bind(&Bind::exact(Addr::Tcp(held.addr()))).is_err(), "one of them listens now");
+        drop(told);
+        drop(std::net::TcpListener::bind(held.addr()).unwrap());
     }
 
     #[tokio::test]

@@ -1,6 +1,9 @@
 //! Child processes that never outlive their parent, and signals by pid.
 
-use std::io;
+use std::{
+    io::{self, Write as _},
+    os::fd::{AsFd, AsRawFd as _, RawFd},
+};
 
 use tokio::process::Command;
 
@@ -55,6 +58,37 @@ pub fn die_with_parent(command: &mut Command, signal: Signal) {
             });
         }
     }
+}
+
+/// Has the child write `word`, a space, its process id and a newline to `to` before it becomes the program: whoever reads
+/// there knows of every child, also when the parent is killed in the middle of starting it. The reader sees the end of
+/// its input only after that line.
+pub fn announce(command: &mut Command, word: &'static [u8], to: impl AsFd) -> io::Result<()> {
+    let to = to.as_fd().try_clone_to_owned()?;
+    // SAFETY: between fork and exec only async-signal-safe calls are made (getpid, write); the line is built on the stack
+    // and nothing allocates. Tested by `a_child_is_announced_before_it_becomes_the_program`.
+    #[expect(unsafe_code, reason = "pre_exec is the only place where the child can speak before the program does")]
+    unsafe {
+        command.pre_exec(move || announce_self(word, to.as_raw_fd()));
+    }
+    Ok(())
+}
+
+/// A pipe takes a line this short whole or not at all.
+fn announce_self(word: &[u8], to: RawFd) -> io::Result<()> {
+    let mut line = [0_u8; 64];
+    let length = {
+        let mut rest = &mut line[..];
+        // writes to a slice do not allocate
+        rest.write_all(word)?;
+        writeln!(rest, " {}", std::process::id())?;
+        rest.len()
+    };
+    let said = line.get(..line.len().saturating_sub(length)).unwrap_or_default();
+    // SAFETY: write reads `said`, which is a slice of ours, and touches no memory besides.
+    #[expect(unsafe_code, reason = "the descriptor belongs to the parent's copy; std would take it over")]
+    let written = unsafe { libc::write(to, said.as_ptr().cast(), said.len()) };
+    if written < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Sends a signal to a process, or to the whole group that `pid` leads. `Ok(false)`: there is no such process any more.
@@ -139,6 +173,20 @@ mod tests {
         }
         send(Signal::Kill, pid, false).unwrap();
         panic!("the child outlived its parent");
+    }
+
+    #[tokio::test]
+    async fn a_child_is_announced_before_it_becomes_the_program() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut command = Command::new("true");
+        announce(&mut command, b"process", &writer).unwrap();
+        let mut child = command.spawn().unwrap();
+        let pid = child.id().unwrap();
+        drop((command, writer));
+        let mut said = String::new();
+        io::Read::read_to_string(&mut reader, &mut said).unwrap();
+        assert_eq!(said, format!("process {pid}\n"));
+        child.wait().await.unwrap();
     }
 
     #[test]

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Janitor => {
-            weft_agent::janitor::tend(std::io::stdin().lock());
+            weft_agent::janitor::tend(std::io::stdin().lock(), std::io::stdout());
             Ok(0)
         }
         Command::Dev(flags) => block_on(role::dev::run(flags)),

@@ -24,6 +24,15 @@ pub struct DevFile {
     pub pid: u32,
 }
 
+impl DevFile {
+    /// Whoever reads it meanwhile sees all of it or nothing.
+    pub fn write(&self, directory: &Path) -> std::io::Result<()> {
+        let new = directory.join("dev.json.new");
+        std::fs::write(&new, serde_json::to_vec_pretty(self)?)?;
+        std::fs::rename(new, directory.join("dev.json"))
+    }
+}
+
 /// The directory of this user's `weft dev`: `$XDG_RUNTIME_DIR/weft`, else `/tmp/weft-<uid>`.
 pub fn dev_directory() -> PathBuf {
     let runtime = weft_rt::env::var("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_dir());

@@ -41,7 +41,7 @@ pub async fn run(verb: Command) -> Result<u8> {
             if flags.once {
                 crate::top::once(&api, interval).await?.iter().for_each(|line| println!("{line}"));
             } else {
-                crate::top::show(&api, interval, &[]).await?;
+                crate::top::show(&api, interval, Vec::new).await?;
             }
             Ok(0)
         }

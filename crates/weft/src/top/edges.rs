@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-/// An edge is known by the identities at its ends and by what is spoken on it.
+/// An edge is known by the identities at its ends, the version that it reached, and what is spoken on it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EdgeKey {
     pub source: String,
     pub destination: String,
+    /// Of the instance that took it; empty when none did.
+    pub version: String,
     pub protocol: String,
 }
 
@@ -52,6 +54,7 @@ pub struct Counted {
     source_identity: String,
     destination: String,
     destination_identity: String,
+    destination_version: String,
     protocol: String,
     key_exchange: String,
     requests: u64,
@@ -74,6 +77,7 @@ impl Reading {
             let key = EdgeKey {
                 source: name(&c.source_identity, &c.source),
                 destination: name(&c.destination_identity, &c.destination),
+                version: c.destination_version.clone(),
                 protocol: c.protocol.clone(),
             };
             let edge = out.entry(key).or_default();

@@ -8,34 +8,50 @@ use edges::{Edge, EdgeKey, Reading};
 
 use crate::client::{Api, Failed};
 
-/// Reads and draws until the caller drops it. `below` stands under the table.
-pub async fn show(api: &Api, interval: Duration, below: &[String]) -> Result<(), Failed> {
+/// Reads and draws until the caller drops it. On a terminal the table stays where it is, in place of the one before;
+/// `news`, asked before each drawing, stands above it and stays.
+pub async fn show(api: &Api, interval: Duration, mut news: impl FnMut() -> Vec<String>) -> Result<(), Failed> {
     use std::io::IsTerminal as _;
     let terminal = std::io::stdout().is_terminal();
     let mut before = read(api).await.unwrap_or_default().edges();
+    let mut drawn = 0;
     loop {
         tokio::time::sleep(interval).await;
+        let news = news();
         // a server that is restarting is no reason to end the view
-        let Ok(reading) = read(api).await else { continue };
-        let now = reading.edges();
-        let mut text = String::new();
-        if terminal {
-            // home, and clear what is below the cursor
-            text.push_str("\x1b[H\x1b[J");
-        }
-        for line in table(&now, &before, interval.as_secs_f64()).iter().chain(below) {
-            text.push_str(line);
-            text.push('\n');
-        }
-        if !reading.silent.is_empty() {
-            text.push_str(&format!("{} of the proxies did not answer\n", reading.silent.len()));
-        }
+        let reading = read(api).await;
+        let table = match &reading {
+            Ok(reading) => {
+                let now = reading.edges();
+                let mut lines = table(&now, &before, interval.as_secs_f64());
+                if !reading.silent.is_empty() {
+                    lines.push(format!("{} of the proxies did not answer", reading.silent.len()));
+                }
+                before = now;
+                lines
+            }
+            Err(_) if news.is_empty() => continue,
+            Err(e) => vec![e.to_string()],
+        };
+        let text = if terminal { redrawn(&news, &table, drawn) } else { plain(&news, &table) };
+        drawn = table.len();
         let mut out = std::io::stdout().lock();
         // a closed pipe ends the process by its own means
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        drop(out);
-        before = now;
     }
+}
+
+/// Goes up to where the last table of `drawn` lines begins, and draws over it. Lines are cut at the terminal's edge
+/// meanwhile, so that each takes one row and the next drawing finds its place.
+fn redrawn(news: &[String], table: &[String], drawn: usize) -> String {
+    let up = if drawn == 0 { String::new() } else { format!("\x1b[{drawn}A") };
+    let news: String = news.iter().map(|line| format!("{line}\n")).collect();
+    let table: String = table.iter().map(|line| format!("{line}\n")).collect();
+    format!("{up}\x1b[J{news}\x1b[?7l{table}\x1b[?7h")
+}
+
+fn plain(news: &[String], table: &[String]) -> String {
+    news.iter().chain(table).map(|line| format!("{line}\n")).collect()
 }
 
 /// One table over `interval`.
@@ -54,8 +70,19 @@ pub async fn read(api: &Api) -> Result<Reading, Failed> {
 /// The table's lines for what happened in `seconds` between two readings.
 pub fn table(now: &BTreeMap<EdgeKey, Edge>, before: &BTreeMap<EdgeKey, Edge>, seconds: f64) -> Vec<String> {
     let mut lines = vec![format!(
-        "{:<10} {:<10} {:<6} {:>8} {:>9} {:>8} {:>8} {:>7} {:>7}  {:<15} {}",
-        "FROM", "TO", "PROTO", "REQ/S", "SUCCESS", "P50 MS", "P99 MS", "DENIED", "TOTAL", "KEY EXCHANGE", "IDENTITIES"
+        "{:<10} {:<10} {:<4} {:<6} {:>8} {:>9} {:>8} {:>8} {:>7} {:>7}  {:<15} {}",
+        "FROM",
+        "TO",
+        "VER",
+        "PROTO",
+        "REQ/S",
+        "SUCCESS",
+        "P50 MS",
+        "P99 MS",
+        "DENIED",
+        "TOTAL",
+        "KEY EXCHANGE",
+        "IDENTITIES"
     )];
     for (key, edge) in now {
         lines.push(row(key, edge, &edge.since(before.get(key)), seconds));
@@ -71,9 +98,10 @@ fn row(key: &EdgeKey, edge: &Edge, recent: &Edge, seconds: f64) -> String {
     };
     let ms = |q| recent.quantile(q).map_or("-".into(), |ms| format!("{ms:.1}"));
     format!(
-        "{:<10} {:<10} {:<6} {:>8.1} {:>9} {:>8} {:>8} {:>7} {:>7}  {:<15} {} → {}",
+        "{:<10} {:<10} {:<4} {:<6} {:>8.1} {:>9} {:>8} {:>8} {:>7} {:>7}  {:<15} {} → {}",
         key.source,
         key.destination,
+        if key.version.is_empty() { "-" } else { &key.version },
         key.protocol,
         recent.requests as f64 / seconds.max(0.001),
         success,
@@ -99,7 +127,8 @@ mod tests {
 
     #[test]
     fn draws_rates_between_two_readings() {
-        let key = EdgeKey { source: "web".into(), destination: "stock".into(), protocol: "tcp".into() };
+        let key =
+            EdgeKey { source: "web".into(), destination: "stock".into(), version: "v2".into(), protocol: "tcp".into() };
         let edge = |requests| Edge {
             requests,
             source_id: "spiffe://t/ns/default/sa/web".into(),
@@ -109,7 +138,15 @@ mod tests {
         let (now, before) = ([(key.clone(), edge(30))].into(), [(key, edge(10))].into());
         let lines = table(&now, &before, 2.0);
         let words: Vec<&str> = lines[1].split_whitespace().collect();
-        assert_eq!(words[..5], ["web", "stock", "tcp", "10.0", "100.0%"]);
+        assert_eq!(words[..6], ["web", "stock", "v2", "tcp", "10.0", "100.0%"]);
         assert!(lines[1].ends_with("/ns/default/sa/web → /ns/default/sa/stock"), "{}", lines[1]);
+    }
+
+    #[test]
+    fn a_terminal_s_table_takes_the_place_of_the_one_before() {
+        let lines = |l: &[&str]| l.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(redrawn(&[], &lines(&["A", "b"]), 0), "\x1b[J\x1b[?7lA\nb\n\x1b[?7h");
+        assert_eq!(redrawn(&lines(&["new"]), &lines(&["A"]), 2), "\x1b[2A\x1b[Jnew\n\x1b[?7lA\n\x1b[?7h");
+        assert_eq!(plain(&lines(&["new"]), &lines(&["A"])), "new\nA\n");
     }
 }

@@ -15,7 +15,7 @@ const OPENS_WITHIN: Duration = Duration::from_secs(20);
 /// A running `weft dev` that is this test's alone.
 struct Dev {
     /// Holds what `weft dev` makes for its user; empty before and after.
-    runtime: tempfile::TempDir,
+    runtime: Option<tempfile::TempDir>,
     /// Where commands are pasted: not where `weft dev` was started.
     elsewhere: tempfile::TempDir,
     output: PathBuf,
@@ -24,7 +24,11 @@ struct Dev {
 
 impl Dev {
     fn start(flags: &[&str]) -> Self {
-        let [runtime, elsewhere] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        Self::start_in(tempfile::tempdir().unwrap(), flags)
+    }
+
+    fn start_in(runtime: tempfile::TempDir, flags: &[&str]) -> Self {
+        let elsewhere = tempfile::tempdir().unwrap();
         let output = elsewhere.path().join("output");
         let log = std::fs::File::create(&output).unwrap();
         let child = weft()
@@ -37,7 +41,16 @@ impl Dev {
             .stderr(log)
             .spawn()
             .unwrap();
-        Self { runtime, elsewhere, output, child }
+        Self { runtime: Some(runtime), elsewhere, output, child }
+    }
+
+    fn runtime(&self) -> &Path {
+        self.runtime.as_ref().unwrap().path()
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     fn printed(&self) -> String {
@@ -47,7 +60,7 @@ impl Dev {
     /// Runs a line as a user would paste it into a shell somewhere else.
     fn paste(&self, line: &str) -> Output {
         let mut shell = Command::new("sh");
-        shell.args(["-c", line]).env("XDG_RUNTIME_DIR", self.runtime.path()).current_dir(self.elsewhere.path());
+        shell.args(["-c", line]).env("XDG_RUNTIME_DIR", self.runtime()).current_dir(self.elsewhere.path());
         for name in ["WEFT_SERVER", "WEFT_TOKEN", "WEFT_TOKEN_FILE", "WEFT_JOIN", "WEFT_DATA"] {
             shell.env_remove(name);
         }
@@ -71,7 +84,7 @@ impl Dev {
 
     /// Processes that belong to it: its own and all below, found by the runtime directory in their environment.
     fn processes(&self) -> Vec<(u32, String)> {
-        let mark = format!("XDG_RUNTIME_DIR={}\0", self.runtime.path().display());
+        let mark = format!("XDG_RUNTIME_DIR={}\0", self.runtime().display());
         let all = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             let environment = std::fs::read(entry.path().join("environ")).ok()?;
@@ -94,12 +107,16 @@ impl Dev {
             let left = self.processes();
             if left.is_empty() { Ok(()) } else { Err(left) }
         });
-        let left: Vec<_> = std::fs::read_dir(self.runtime.path()).unwrap().flatten().map(|e| e.path()).collect();
+        let left: Vec<_> = std::fs::read_dir(self.runtime()).unwrap().flatten().map(|e| e.path()).collect();
         assert!(left.is_empty(), "files are left: {left:?}");
     }
 
     fn until_open(&self) {
-        self.told("read a book");
+        eventually("the shop is open", || {
+            let printed = self.printed();
+            // it says so with the last of what it prints before the table
+            if printed.contains("\n  what customers saw") { Ok(()) } else { Err(printed) }
+        });
     }
 }
 
@@ -107,6 +124,10 @@ impl Drop for Dev {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // gone with the runtime directory that another took over
+        if self.runtime.is_none() {
+            return;
+        }
         for (pid, _) in self.processes() {
             let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
         }
@@ -139,6 +160,10 @@ fn e2e_the_shop_opens_and_every_printed_command_works() {
     let printed = dev.printed();
     assert!(printed.starts_with("control plane: HTTP API http://127.0.0.1:"), "{printed}");
     assert!(!printed.contains('\x1b'), "no terminal, no terminal's codes: {printed:?}");
+
+    for part in ["\n  web         process ", " http ", " grpc ", " tcp ", ".weft/ns/default/sa/stock\n"] {
+        assert!(printed.contains(part), "it says what runs, where and as whom: {part}: {printed}");
+    }
 
     let asked = dev.told("what customers saw");
     let customers = address(&asked);
@@ -220,7 +245,7 @@ fn e2e_obs_01_the_table_of_edges_agrees_with_the_customers() {
     let customers = address(&dev.told("what customers saw"));
     let read = || -> (u64, u64) {
         let json: serde_json::Value = {
-            let out = dev.works(&format!("cat {}/weft/dev.json", dev.runtime.path().display()));
+            let out = dev.works(&format!("cat {}/weft/dev.json", dev.runtime().display()));
             let file: serde_json::Value = serde_json::from_str(&out).unwrap();
             let token = std::fs::read_to_string(file["admin_token"].as_str().unwrap()).unwrap();
             let addr = file["http"].as_str().unwrap().parse().unwrap();
@@ -259,10 +284,49 @@ fn e2e_obs_01_the_table_of_edges_agrees_with_the_customers() {
         };
         if all.iter().all(|(from, to)| has(from, to)) { Ok(printed) } else { Err(printed) }
     });
+    // who → whom, version, protocol, requests/s, success, p50, p99, denied, total, key exchange, identities
+    let heads = [
+        "FROM",
+        "TO",
+        "VER",
+        "PROTO",
+        "REQ/S",
+        "SUCCESS",
+        "P50",
+        "MS",
+        "P99",
+        "MS",
+        "DENIED",
+        "TOTAL",
+        "KEY",
+        "EXCHANGE",
+        "IDENTITIES",
+    ];
+    let head = table.lines().find(|l| l.starts_with("FROM ")).unwrap();
+    assert_eq!(head.split_whitespace().collect::<Vec<_>>(), heads);
     let row = table.lines().rev().find(|l| l.starts_with("load ")).unwrap();
     for part in ["http", "100.0%", "X25519MLKEM768", "/ns/default/sa/load → /ns/default/sa/web"] {
         assert!(row.contains(part), "{part}: {row}");
     }
+    let columns: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(columns[2..4], ["v1", "http"], "{row}");
+    let number = |at: usize| columns[at].parse::<f64>().unwrap_or_else(|e| panic!("column {at}: {e}: {row}"));
+    assert!(number(4) > 10.0 && number(6) > 0.0 && number(6) <= number(7) && number(8) == 0.0, "{row}");
+    // the slower version of reviews is not starved by the faster one
+    eventually("both versions of reviews have their share", || {
+        let printed = dev.printed();
+        let latest = |version: &str| {
+            let mut rows = printed.lines().rev().map(|l| l.split_whitespace().collect::<Vec<_>>());
+            let row = rows.find(|c| c.len() > 9 && c[..3] == ["web", "reviews", version])?;
+            row[9].parse::<f64>().ok()
+        };
+        match (latest("v1"), latest("v2")) {
+            (Some(one), Some(two)) if one + two > 400.0 && two / (one + two) > 0.04 && one / (one + two) > 0.04 => {
+                Ok(())
+            }
+            other => Err(format!("{other:?}: {printed}")),
+        }
+    });
 }
 
 #[test]
@@ -270,9 +334,83 @@ fn e2e_nothing_is_left_after_kill_9() {
     let mut dev = Dev::start(&["--demo"]);
     dev.until_open();
     assert!(dev.processes().len() > 10, "the shop is there: {:?}", dev.processes());
-    dev.child.kill().unwrap();
-    dev.child.wait().unwrap();
+    dev.kill();
     dev.until_nothing_is_left();
+}
+
+#[test]
+fn e2e_nothing_is_left_after_kill_9_at_any_moment_of_the_start() {
+    for millis in [0, 2, 5, 10, 20, 40, 80, 150, 300, 500, 700, 900, 1200] {
+        let mut dev = Dev::start(&["--demo"]);
+        std::thread::sleep(Duration::from_millis(millis));
+        dev.kill();
+        println!("killed after {millis} ms: {} processes", dev.processes().len());
+        dev.until_nothing_is_left();
+    }
+}
+
+#[test]
+fn e2e_who_starts_again_after_kill_9_is_not_cleaned_up_with_the_dead() {
+    let mut dev = Dev::start(&["--demo"]);
+    dev.until_open();
+    let (janitor, _) = dev.processes().into_iter().find(|(_, command)| command.ends_with(" janitor ")).unwrap();
+    dev.kill();
+    // the dead one's services are still ending, and its janitor waits for them
+    let mut again = Dev::start_in(dev.runtime.take().unwrap(), &[]);
+    eventually("the next is there", || {
+        let printed = again.printed();
+        if printed.contains("run a program in the mesh") { Ok(()) } else { Err(printed) }
+    });
+    eventually("the first one's janitor has ended", || {
+        let left = again.processes().into_iter().filter(|(pid, _)| *pid == janitor).collect::<Vec<_>>();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
+    again.works(&format!("{} services", weft_binary()));
+    again.signal("-INT");
+    let status = eventually("it ends", || again.child.try_wait().unwrap().ok_or("running"));
+    assert_eq!(status.code(), Some(0), "{}", again.printed());
+    let left: Vec<_> = std::fs::read_dir(again.runtime()).unwrap().flatten().map(|e| e.path()).collect();
+    assert!(left.is_empty(), "nothing is left when the command has ended, not a moment later: {left:?}");
+}
+
+#[test]
+fn a_directory_that_is_somebody_elses_is_left_alone() {
+    let runtime = tempfile::tempdir().unwrap();
+    let theirs = runtime.path().join("weft");
+    std::fs::create_dir(&theirs).unwrap();
+    std::fs::write(theirs.join("letter"), "dear").unwrap();
+    let mut dev = Dev::start_in(runtime, &[]);
+    let status = eventually("it ends", || dev.child.try_wait().unwrap().ok_or("running"));
+    assert_eq!(status.code(), Some(1));
+    let want = format!("weft: {} exists and is not ours: it holds other things; move it away\n", theirs.display());
+    assert_eq!(dev.printed(), want);
+    assert!(theirs.join("letter").exists());
+}
+
+#[test]
+fn e2e_a_member_that_ends_is_told_of_with_what_it_said_last() {
+    let dev = Dev::start(&["--demo"]);
+    dev.until_open();
+    // a program that loses its port says so
+    let runs = |name: &str, column: usize| {
+        let printed = dev.printed();
+        let line = printed.lines().find(|l| l.starts_with(&format!("  {name} "))).unwrap().to_owned();
+        line.split_whitespace().nth(column).unwrap().to_owned()
+    };
+    let stock: u32 = runs("stock", 2).parse().unwrap();
+    let log = dev.runtime().join("weft/log/stock.log");
+    let mut said = std::fs::File::options().append(true).open(&log).unwrap();
+    std::io::Write::write_all(&mut said, b"the shelf\nfell down\n").unwrap();
+    assert!(Command::new("kill").args(["-9", &stock.to_string()]).status().unwrap().success());
+    let told = format!(
+        "stock (process {stock}) ended: signal: 9 (SIGKILL); its log is {}\n    the shelf\n    fell down\n",
+        log.display()
+    );
+    eventually("its end is told", || {
+        let printed = dev.printed();
+        if printed.contains(&told) { Ok(()) } else { Err(printed) }
+    });
+    assert_eq!(dev.printed().matches("(process ").count(), 1, "once, and of nobody else: {}", dev.printed());
 }
 
 #[test]
@@ -288,7 +426,7 @@ fn a_second_weft_dev_says_that_there_is_one() {
     let want = format!("weft: `weft dev` is running already (process {}, HTTP API 127.0.0.1:", dev.child.id());
     assert!(said.starts_with(&want) && said.ends_with("); stop it first\n"), "{said}");
     // the first is unharmed, and ends well
-    assert!(Path::new(&dev.runtime.path().join("weft/dev.json")).exists());
+    assert!(Path::new(&dev.runtime().join("weft/dev.json")).exists());
     dev.works(&format!("{} services", weft_binary()));
     dev.signal("-INT");
     let status = eventually("it ends", || dev.child.try_wait().unwrap().ok_or("running"));
@@ -308,7 +446,7 @@ fn e2e_the_program_that_weft_dev_suggests_joins() {
     let line = line.replace("8000", &port.to_string());
     let mut run = Command::new("sh")
         .args(["-c", &format!("exec {line}")])
-        .env("XDG_RUNTIME_DIR", dev.runtime.path())
+        .env("XDG_RUNTIME_DIR", dev.runtime())
         .current_dir(dev.elsewhere.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())

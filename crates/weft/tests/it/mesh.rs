@@ -52,8 +52,12 @@ pub fn weft() -> Command {
     weft
 }
 
+/// A port for a program that this test starts; nobody else is given it while the test runs.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let held = weft_rt::listen::hold(std::net::Ipv4Addr::LOCALHOST.into()).unwrap();
+    let port = held.addr().port();
+    std::mem::forget(held);
+    port
 }
 
 pub fn free_addr() -> SocketAddr {
