@@ -141,13 +141,34 @@ fn shaken(conn: &rustls::CommonState, sni: Option<Arc<str>>, trust: &Trust, now:
 }
 
 fn refused(e: std::io::Error) -> Failure {
-    match e.get_ref().and_then(|e| e.downcast_ref()).and_then(VerifyError::in_handshake) {
+    let untrusted = Failure::new(FailureKind::PeerUntrusted, Side::Downstream);
+    let tls: Option<&rustls::Error> = e.get_ref().and_then(|e| e.downcast_ref());
+    match tls.and_then(VerifyError::in_handshake) {
         Some(v @ VerifyError::Revoked { .. }) => {
             Failure::new(FailureKind::PeerRevoked, Side::Downstream).with_detail(chain(v))
         }
-        Some(v) => Failure::new(FailureKind::PeerUntrusted, Side::Downstream).with_detail(chain(v)),
-        None => Failure::new(FailureKind::PeerUntrusted, Side::Downstream).with_detail(chain(&e)),
+        Some(v) => untrusted.with_detail(chain(v)),
+        None if tls.is_some_and(offers_no_tls13) => untrusted.with_detail(OLD_TLS),
+        None => untrusted.with_detail(chain(&e)),
     }
+}
+
+/// Envoy is named since it is the one that offers less unless it is told, as a client.
+const OLD_TLS: &str = "the peer does not offer TLS 1.3, and the mesh speaks nothing else; let it \
+                       (in Envoy's tls_params: tls_maximum_protocol_version: TLSv1_3)";
+
+/// rustls says what it misses in the hello, not what that means.
+fn offers_no_tls13(e: &rustls::Error) -> bool {
+    use rustls::{Error::PeerIncompatible, PeerIncompatible as P};
+    matches!(
+        e,
+        PeerIncompatible(
+            P::SupportedVersionsExtensionRequired
+                | P::Tls12NotOffered
+                | P::Tls12NotOfferedOrEnabled
+                | P::ServerDoesNotSupportTls12Or13
+        )
+    )
 }
 
 fn no_identity() -> Failure {

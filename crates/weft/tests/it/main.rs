@@ -9,6 +9,7 @@
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test is a user: it lives in real time")]
 
 mod apps_bodies;
+mod apps_envoy;
 mod apps_explicit;
 mod apps_grpc;
 mod apps_http;
@@ -18,6 +19,7 @@ mod apps_stalls;
 mod apps_tcp;
 mod basics;
 mod dev_demo;
+mod envoy;
 mod fault_certs;
 mod fault_control;
 mod fault_disk;
