@@ -30,6 +30,7 @@ PEERS = {p.name: p for p in (Direct(), Weft(), Envoy(), EnvoyNoTls(), Haproxy(),
 
 # name: (title, topo, tests)   tests: (kind, args).  What Weft speaks between its proxies is its own in every scenario.
 BOTH = [("wrk", {"conns": 64}), ("rate", {"conns": 64, "rate": 2000}), ("wrk", {"conns": 1}), ("rate", {"conns": 1, "rate": 500})]
+CONN = [("conn", {"conns": 16}), ("connrate", {"conns": 64, "rate": 300})]
 L4 = [("wrk", {"conns": 64}), ("rate", {"conns": 64, "rate": 2000}), ("rtt", {"conns": 1, "bytes": 64}),
       ("bulk", {"dir": "up", "conns": 1}), ("bulk", {"dir": "down", "conns": 4}), ("idle", {})]
 SCENARIOS = {
@@ -41,19 +42,19 @@ SCENARIOS = {
     "grpc": ("gRPC unary over HTTP/2 end to end, sidecar pair (8 conns x 8 streams, 100 B)",
              dict(kind="pair", client="h2", up="h2", origin="h2"), [("h2load", {}), ("h2rate", {"rate": 2000})]),
     "l4": ("TCP pair over mTLS: HTTP/1.1 keep-alive as payload, echo, bulk", dict(kind="l4"), L4),
-    "conn_l7": ("new client connection per request (HTTP pair), A to B as each ships it", dict(kind="pair", up="h2"), [("conn", {"conns": 16})]),
-    "conn_l4": ("new TCP connection through the L4 pair, resumption on where there is any", dict(kind="l4"), [("conn", {"conns": 16})]),
+    "conn_l7": ("new client connection per request (HTTP pair), A to B as each ships it", dict(kind="pair", up="h2"), CONN),
+    "conn_l4": ("new TCP connection through the L4 pair, resumption on where there is any", dict(kind="l4"), CONN),
     # Only when asked for by name: floors, ablations, and what needs root.
     "hop": ("HTTP/1.1 keep-alive, 100 B body, one plaintext hop", dict(kind="hop"), BOTH + [("idle", {})]),
     "pair_h1_free": ("as pair_h1, 2 threads per proxy, no pinning", dict(kind="pair", up="h1", threads=2), BOTH[:2]),
     "pair_h2up_free": ("as pair_h2up, 2 threads per proxy, no pinning", dict(kind="pair", up="h2", threads=2), BOTH[:2]),
     "l4_ns": ("as l4, in two network namespaces (ztunnel needs them)", dict(kind="l4", net="ns"), L4),
     "conn_l7_new": ("new connection + new mTLS connection per request (HTTP pair), resumption on", dict(kind="pair", reuse=False),
-                    [("conn", {"conns": 16})]),
+                    CONN),
     "conn_l7_full": ("new connection + new mTLS connection per request (HTTP pair), full handshakes",
-                     dict(kind="pair", reuse=False, resume=False), [("conn", {"conns": 16})]),
-    "conn_l4_ns": ("as conn_l4, in two network namespaces", dict(kind="l4", net="ns"), [("conn", {"conns": 16})]),
-    "conn_l4_full": ("new TCP connection through the L4 pair, full handshakes", dict(kind="l4", resume=False), [("conn", {"conns": 16})]),
+                     dict(kind="pair", reuse=False, resume=False), CONN),
+    "conn_l4_ns": ("as conn_l4, in two network namespaces", dict(kind="l4", net="ns"), CONN),
+    "conn_l4_full": ("new TCP connection through the L4 pair, full handshakes", dict(kind="l4", resume=False), CONN),
 }
 DEFAULT = "pair_h2up,pair_h2up_16k,pair_h1,grpc,l4,conn_l7,conn_l4"
 
@@ -70,7 +71,7 @@ def arguments():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("-s", "--scenarios", default=DEFAULT, help="names, comma-separated, or `all`")
     ap.add_argument("-p", "--peers", default=",".join(k for k, p in PEERS.items() if p.default))
-    ap.add_argument("-t", "--tests", default="", help="only these kinds: wrk,rate,h2load,h2rate,conn,rtt,bulk,idle")
+    ap.add_argument("-t", "--tests", default="", help="only these kinds: wrk,rate,h2load,h2rate,conn,connrate,rtt,bulk,idle")
     ap.add_argument("-r", "--rounds", type=int, default=3)
     ap.add_argument("-d", "--secs", type=int, default=4)
     ap.add_argument("--proxy-cpus", default="0")

@@ -59,6 +59,15 @@ class Proc:
         except (FileNotFoundError, IndexError):
             return 0
 
+    def memory(self):
+        """resident KiB: of everything, of memory of its own, of pages of files (the program and its libraries, shared by every copy of it)"""
+        try:
+            with open(f"/proc/{self.pid}/status") as f:
+                v = dict(l.split(":", 1) for l in f)
+            return {k: int(v[k].split()[0]) for k in ("VmRSS", "RssAnon", "RssFile")}
+        except (FileNotFoundError, KeyError):
+            return {"VmRSS": 0, "RssAnon": 0, "RssFile": 0}
+
     def alive(self):
         return self.p.poll() is None
 

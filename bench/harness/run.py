@@ -190,7 +190,8 @@ class Run:
 
     def idle(self, name, topo, live, load, n=1000):
         print(f"\n### {name} / memory: fresh, and with {n} idle client connections (each made one request), new processes")
-        print("| peer | RSS fresh MiB A / B | RSS with connections A / B | KiB per connection (A+B) | opened/bad | idle CPU % |\n|---|---|---|---|---|---|")
+        print("| peer | RSS fresh MiB A / B | of it its own (anonymous) A / B | RSS with connections A / B | KiB per connection (A+B) | opened/bad | idle CPU % |\n"
+              "|---|---|---|---|---|---|---|")
         for i, (pn, r0) in enumerate(live):
             if not r0.procs:
                 continue
@@ -205,7 +206,7 @@ class Run:
                 r.stop()
                 continue
             time.sleep(1)
-            before = r.rss()
+            before = r.memory()
             pre = ["ip", "netns", "exec", load.ns] if load.ns else []
             h = subprocess.Popen(pre + [sys.executable, IDLE, r.entry[0], str(r.entry[1]), str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             line = h.stdout.readline().decode().split()
@@ -213,11 +214,11 @@ class Run:
             c0, t0 = sum(r.cpu().values()), time.monotonic()
             time.sleep(4)
             idle = (sum(r.cpu().values()) - c0) / (time.monotonic() - t0) * 100
-            after = r.rss()
+            after = r.memory()
             h.communicate(b"\n")
-            mib = lambda d: " / ".join(f"{v / 2**20:.1f}" for v in d.values())
-            per = (sum(after.values()) - sum(before.values())) / n / 1024
-            print(f"| {pn} | {mib(before)} | {mib(after)} | {per:.1f} | {line[1]}/{line[2]} | {idle:.2f} |", flush=True)
+            mib = lambda d, k: " / ".join(f"{v[k] / 1024:.1f}" for v in d.values())
+            per = sum(after[l]["VmRSS"] - before[l]["VmRSS"] for l in before) / n
+            print(f"| {pn} | {mib(before, 'VmRSS')} | {mib(before, 'RssAnon')} | {mib(after, 'VmRSS')} | {per:.1f} | {line[1]}/{line[2]} | {idle:.2f} |", flush=True)
             self.results.append(dict(scenario=name, test="idle", peer=pn, before=before, after=after, n=n, idle_cpu_pct=idle))
             r.stop()
 
@@ -233,6 +234,8 @@ def one_load(load, kind, args, e, secs):
         return load.h2load(e, secs, **args)
     if kind == "conn":
         return load.mb("conn", addr, args["conns"], secs)
+    if kind == "connrate":
+        return load.mb("connrate", addr, args["conns"], secs, args["rate"])
     if kind == "rtt":
         return load.mb("rtt", addr, args["conns"], secs, args["bytes"])
     return load.mb("bulk", addr, args["dir"], args["conns"], secs)
@@ -243,7 +246,8 @@ def title_of(kind, args):
     return {"wrk": f"saturated, {conns} conn (wrk)", "h2load": "saturated, 8 conn x 8 streams (h2load)",
             "rate": f"at {args.get('rate')}/s, {conns} conn (open loop, latency from the due time)",
             "h2rate": f"at {args.get('rate')}/s, 8 conn x 8 streams (h2load)",
-            "conn": f"{conns} clients, connect+GET+close", "rtt": f"echo {args.get('bytes')} B, {conns} conn",
+            "conn": f"saturated, {conns} clients, connect+GET+close",
+            "connrate": f"{args.get('rate')} new connections/s, connect+GET+close (open loop, latency from the due time)", "rtt": f"echo {args.get('bytes')} B, {conns} conn",
             "bulk": f"bulk {args.get('dir')}, {conns} conn"}[kind]
 
 

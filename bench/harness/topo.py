@@ -60,8 +60,8 @@ class Running:
     def sys(self):
         return sum(p.sys() for _, p in self.procs)
 
-    def rss(self):
-        return {l: p.rss() for l, p in self.procs}
+    def memory(self):
+        return {l: p.memory() for l, p in self.procs}
 
     def beside_cpu(self):
         return sum(p.cpu() for p in self.beside)

@@ -6,6 +6,7 @@
 //!   meshbench conn ADDR CONNS SECS            closed loop: connect, GET, read response, close; JSON
 //!   meshbench rate ADDR CONNS SECS RPS        open loop HTTP/1.1 keep-alive GET at a fixed rate (timerfd); latency is
 //!                                             counted from when the request was due (no coordinated omission); JSON
+//!   meshbench connrate ADDR CONNS SECS RPS    the same with a new connection per request, at most CONNS at a time; JSON
 //!   meshbench rtt ADDR CONNS SECS BYTES       closed loop: echo of BYTES on kept connections; JSON
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -242,14 +243,37 @@ struct Queue {
     wake: tokio::sync::Notify,
 }
 
+impl Queue {
+    fn new() -> std::rc::Rc<Self> {
+        std::rc::Rc::new(Self {
+            due: Default::default(),
+            lat: Default::default(),
+            errs: Default::default(),
+            wake: tokio::sync::Notify::new(),
+        })
+    }
+
+    async fn next(&self) -> Instant {
+        loop {
+            let due = self.due.borrow_mut().pop_front();
+            match due {
+                Some(due) => return due,
+                None => self.wake.notified().await,
+            }
+        }
+    }
+
+    fn done(&self, due: Instant, ok: bool) {
+        if ok {
+            self.lat.borrow_mut().push(due.elapsed().as_micros() as u32);
+        } else {
+            self.errs.set(self.errs.get() + 1);
+        }
+    }
+}
+
 async fn rate(addr: SocketAddr, conns: usize, secs: f64, rps: f64) {
-    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-    let q = std::rc::Rc::new(Queue {
-        due: Default::default(),
-        lat: Default::default(),
-        errs: Default::default(),
-        wake: tokio::sync::Notify::new(),
-    });
+    let q = Queue::new();
     for _ in 0..conns {
         let q = q.clone();
         let mut s = TcpStream::connect(addr).await.unwrap();
@@ -258,15 +282,10 @@ async fn rate(addr: SocketAddr, conns: usize, secs: f64, rps: f64) {
             let mut buf = vec![0u8; 64 << 10];
             let _ = one_get(&mut s, &mut buf).await;
             loop {
-                let due = q.due.borrow_mut().pop_front();
-                let Some(due) = due else {
-                    q.wake.notified().await;
-                    continue;
-                };
-                if let Ok(true) = one_get(&mut s, &mut buf).await {
-                    q.lat.borrow_mut().push(due.elapsed().as_micros() as u32);
-                } else {
-                    q.errs.set(q.errs.get() + 1);
+                let due = q.next().await;
+                let ok = matches!(one_get(&mut s, &mut buf).await, Ok(true));
+                q.done(due, ok);
+                if !ok {
                     if let Ok(n) = TcpStream::connect(addr).await {
                         s = n;
                     }
@@ -275,6 +294,27 @@ async fn rate(addr: SocketAddr, conns: usize, secs: f64, rps: f64) {
         });
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
+    paced(&q, secs, rps).await;
+}
+
+async fn connrate(addr: SocketAddr, conns: usize, secs: f64, rps: f64) {
+    let q = Queue::new();
+    for _ in 0..conns {
+        let q = q.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                let due = q.next().await;
+                let ok = one_conn(addr).await.is_ok();
+                q.done(due, ok);
+            }
+        });
+    }
+    paced(&q, secs, rps).await;
+}
+
+/// Hands out what is due, on time whatever became of what was due before; waits for the rest and reports.
+async fn paced(q: &Queue, secs: f64, rps: f64) {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
     let fd = unsafe {
         let fd = libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC);
         let ns = (1e9 / rps) as i64;
@@ -351,6 +391,10 @@ async fn main() {
         "conn" => conn(addr, num(3, 16.0) as usize, num(4, 3.0)).await,
         "rate" => {
             tokio::task::LocalSet::new().run_until(rate(addr, num(3, 64.0) as usize, num(4, 3.0), num(5, 1000.0))).await
+        }
+        "connrate" => {
+            let (conns, secs, rps) = (num(3, 64.0) as usize, num(4, 3.0), num(5, 500.0));
+            tokio::task::LocalSet::new().run_until(connrate(addr, conns, secs, rps)).await
         }
         "rtt" => rtt(addr, num(3, 1.0) as usize, num(4, 3.0), num(5, 64.0) as usize).await,
         _ => panic!("unknown command"),

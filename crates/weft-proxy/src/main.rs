@@ -4,7 +4,10 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use weft_proxy::workload::{Flags, Plan, Workload};
-use weft_rt::{log, process::Stop};
+use weft_rt::{
+    log,
+    process::{self, Stop},
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -18,6 +21,8 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    // before the heap grows
+    process::small_pages();
     let flags = Cli::parse().workload;
     log::init(log::Format::Text, &log::filter("warn"), std::io::stderr);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -133,6 +133,19 @@ impl Stop {
     }
 }
 
+/// From now on the kernel gives this process pages of 4 KiB, never huge ones: a small heap spread over a few of those takes
+/// megabytes that it does not use. Children inherit it, so this is for programs that start none.
+pub fn small_pages() {
+    #[cfg(target_os = "linux")]
+    {
+        let (yes, unused): (libc::c_ulong, libc::c_ulong) = (1, 0);
+        // SAFETY: this prctl takes integers and touches no memory of ours.
+        #[expect(unsafe_code, reason = "std has no way to say it")]
+        // refused (by an old kernel, by seccomp): only memory is lost
+        let _ = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, yes, unused, unused, unused) };
+    }
+}
+
 /// The effective user of this process.
 pub fn user_id() -> u32 {
     // SAFETY: geteuid takes nothing, touches nothing and cannot fail.

@@ -15,6 +15,7 @@ mod drain;
 mod explicit;
 mod http1;
 mod http2;
+mod memory;
 mod mesh;
 mod origin;
 mod policy;
