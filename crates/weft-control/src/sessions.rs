@@ -96,6 +96,8 @@ pub struct Standing {
 pub struct Acked {
     pub standing: Standing,
     pub done: bool,
+    /// It has rejected something of what is published now: waiting does not help.
+    pub rejected: bool,
     /// After the publication; `None` when it needed nothing of it, or it is not done.
     pub after: Option<Duration>,
 }
@@ -302,7 +304,8 @@ impl Sessions {
             let ack = inner.acks.iter().find(|(r, _)| *r >= revision).map(|(_, t)| *t);
             let done = standing.current || applied && !refused;
             let after = ack.zip(at).filter(|_| done).map(|(ack, at)| ack.since(at));
-            Acked { standing, done, after }
+            let rejected = inner.session.has_rejected(&published.collections);
+            Acked { standing, done, rejected, after }
         };
         Some(published.streams.values().map(one).collect())
     }

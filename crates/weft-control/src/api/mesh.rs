@@ -257,7 +257,7 @@ pub async fn wait(State(control): Shared, Query(params): Query<Params>) -> Answe
         loop {
             progress.mark_unchanged();
             let acked = control.sessions.acked(revision);
-            if acked.is_some_and(|all| all.iter().filter(|a| concerns(a)).all(|a| a.done || rejected(a))) {
+            if acked.is_some_and(|all| all.iter().filter(|a| concerns(a)).all(|a| a.done || a.rejected)) {
                 return;
             }
             if progress.changed().await.is_err() {
@@ -284,11 +284,6 @@ pub async fn wait(State(control): Shared, Query(params): Query<Params>) -> Answe
         "acknowledged": done, "proxies": proxies,
     }))
     .into_response())
-}
-
-/// A rejection stands until something changes: nothing is won by waiting for it.
-fn rejected(a: &Acked) -> bool {
-    !a.standing.status.rejected.is_empty() || a.standing.status.rejected_set.is_some()
 }
 
 // === decisions ===

@@ -279,6 +279,18 @@ impl Session {
             && all.changed_since(self.seen).is_some_and(|mut changed| !changed.any(|c| self.subscribed.contains_key(c)))
     }
 
+    /// Has the client rejected something of what is published now, with nothing on its way that could end that?
+    pub fn has_rejected(&self, all: &Collections) -> bool {
+        // a set that is wrong as a whole is kept to be sent again
+        let nothing_planned = self.dirty.is_empty() || self.rejected_set.is_some();
+        (self.rejected_set.is_some() || !self.held.is_empty())
+            && self.sending.is_none()
+            && self.refused.is_none()
+            && nothing_planned
+            && self.epoch == all.epoch()
+            && all.changed_since(self.seen).is_some_and(|mut changed| !changed.any(|c| self.subscribed.contains_key(c)))
+    }
+
     pub fn status(&self) -> SessionStatus {
         SessionStatus {
             applied: self.applied,

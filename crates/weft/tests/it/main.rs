@@ -25,6 +25,7 @@ mod fault_control;
 mod fault_disk;
 mod fault_drain;
 mod fault_load;
+mod fault_nack;
 mod fault_policy;
 mod fault_why;
 mod fault_work;

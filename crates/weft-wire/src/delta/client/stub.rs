@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use weft_model::{Name, ResourceRef, ServiceKey};
 use weft_snapshot::{
     fragment::{
-        Action, Backend, Balance, Collection, DefaultAction, Fragment, HttpRule, Inbound, MtlsMode, Policy, PortRoutes,
-        RetryPolicy, Routes, Rule, Service, Target, TcpRule, Timeouts,
+        Backend, Balance, Collection, Fragment, HttpRule, Inbound, PortRoutes, RetryPolicy, Routes, Service, Target,
+        TcpRule, Timeouts,
     },
     snapshot::Fragments,
 };
@@ -32,18 +32,7 @@ pub fn fill(
         let has = there && !state.is_stub(&name.collection);
         match &name.collection {
             Collection::Inbound(uid) => {
-                let stub = Fragment::Inbound(Inbound {
-                    uid: uid.clone(),
-                    mtls: MtlsMode::Strict,
-                    port_mtls: BTreeMap::new(),
-                    mtls_origin: None,
-                    default: DefaultAction::Deny,
-                    policies: vec![Policy {
-                        origin: origin("Inbound", uid.as_str()),
-                        action: Action::Deny,
-                        rules: vec![Rule { unresolved: Some(format!("rejected: {why}").into()), ..Rule::default() }],
-                    }],
-                });
+                let stub = Fragment::Inbound(Inbound::refusing(uid, &format!("rejected: {why}")));
                 state.put_stub(&name.collection, stub, undo);
             }
             // an endpoint that is left out gets nothing
