@@ -84,6 +84,7 @@ goldens! {
         sec_20_empty_rules_and_the_empty_rule,
         sec_20_bad_values,
         sec_20_nothing_matches_everybody_by_mistake,
+        sec_20_cluster_local_is_the_mesh,
         sec_20_path_templates,
         sec_20_tokens_count_against_the_peer,
         sec_21_scopes,
@@ -102,6 +103,7 @@ goldens! {
         sec_12_ports,
         sec_12_unset_inherits,
         sec_12_disable,
+        sec_12_the_root_of_istio_is_not_ours,
         bad,
     ]
     mesh_defaults: [

@@ -46,6 +46,7 @@ schema! {
 impl AuthorizationPolicy {
     pub(crate) fn admit(subject: &Subject<'_>, out: &mut Sink) -> Option<Self> {
         let raw = RawPolicy::decode(&subject.doc.spec, &subject.spot, out)?;
+        words::not_the_root(subject, out);
         let action = admit_action(&raw, out);
         let selector = match raw.selector.as_ref().map(|s| &s.value.match_labels) {
             Some(Some(labels)) => words::selector(&labels.value, out),

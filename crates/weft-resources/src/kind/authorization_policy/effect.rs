@@ -1,7 +1,7 @@
 //! Which policies hold for a workload, and as what (features.md SEC-21).
 
-use weft_model::{Labels, Name};
-use weft_snapshot::fragment::{Action, Policy};
+use weft_model::{Labels, Name, TrustDomain};
+use weft_snapshot::fragment::{Action, ConditionKey, Policy, Rule, StringMatch, Values};
 
 use super::AuthorizationPolicy;
 use crate::{
@@ -25,7 +25,7 @@ pub(crate) fn policies(world: &World, instance: &Instance) -> Vec<Policy> {
         .map(|(resource, policy)| Policy {
             origin: resource.key.reference(),
             action: policy.action,
-            rules: policy.rules.clone(),
+            rules: policy.rules.iter().map(|rule| at_home(rule.clone(), &world.mesh.trust_domain)).collect(),
         })
         .collect();
     let order = |action| match action {
@@ -35,6 +35,42 @@ pub(crate) fn policies(world: &World, instance: &Instance) -> Vec<Policy> {
     };
     found.sort_by(|a, b| (order(a.action), &a.origin).cmp(&(order(b.action), &b.origin)));
     found
+}
+
+/// The trust domain of Istio's examples means the mesh's own, whatever that is called, as it does there.
+const LOCAL: &str = "cluster.local";
+
+fn at_home(mut rule: Rule, own: &TrustDomain) -> Rule {
+    for source in &mut rule.from {
+        principals(&mut source.principals, own);
+        domains(&mut source.trust_domains, own);
+    }
+    for condition in &mut rule.when {
+        match condition.key {
+            ConditionKey::SourcePrincipal => principals(&mut condition.values, own),
+            ConditionKey::SourceTrustDomain => domains(&mut condition.values, own),
+            _ => {}
+        }
+    }
+    rule
+}
+
+fn principals(values: &mut Values, own: &TrustDomain) {
+    for value in values.any.iter_mut().chain(&mut values.none) {
+        if let StringMatch::Exact(text) | StringMatch::Prefix(text) = value
+            && let Some(rest) = text.strip_prefix(LOCAL).filter(|rest| rest.starts_with('/'))
+        {
+            *text = format!("{own}{rest}").into();
+        }
+    }
+}
+
+fn domains(values: &mut Values, own: &TrustDomain) {
+    for value in values.any.iter_mut().chain(&mut values.none) {
+        if *value == StringMatch::Exact(LOCAL.into()) {
+            *value = StringMatch::Exact(own.as_str().into());
+        }
+    }
 }
 
 pub(crate) fn selects(world: &World, key: &ResourceKey, policy: &AuthorizationPolicy, instance: &Instance) -> bool {

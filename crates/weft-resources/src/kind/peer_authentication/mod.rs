@@ -45,6 +45,7 @@ schema! {
 impl PeerAuthentication {
     pub(crate) fn admit(subject: &Subject<'_>, out: &mut Sink) -> Option<Self> {
         let raw = RawPeerAuthentication::decode(&subject.doc.spec, &subject.spot, out).unwrap_or_default();
+        words::not_the_root(subject, out);
         let labels = raw.selector.and_then(|s| s.value.match_labels);
         let selector = labels.map(|l| words::selector(&l.value, out)).unwrap_or_default();
         let mode = raw.mtls.and_then(|m| admit_mode(&m.value, out));
