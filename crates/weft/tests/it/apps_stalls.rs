@@ -38,6 +38,7 @@ fn e2e_stalled_readers_leave_the_others_flowing() {
     };
     mesh.until_passing("api", 1);
     mesh.until_passing("raw", 1);
+    mesh.until_synced(&[&web]);
     eventually("it is reached", || match get(web.upstreams[0], "/small", &[]) {
         Ok(reply) if reply.status == 200 => Ok(()),
         other => Err(format!("{other:?}")),

@@ -73,6 +73,7 @@ fn e2e_l4t_04_mariadb_whose_server_speaks_first() {
     let mut db = mesh.run("db", Some(&undeclared), &[], &program);
     let web = mesh.sidecar("web", None, &["db", "db/tcp"]);
     mesh.until_passing("db", 1);
+    mesh.until_synced(&[&web]);
 
     let select = |port: u16, sql: &str| {
         let out = run(&client, &["-h", "127.0.0.1", "-P", &port.to_string(), "-u", "root", "-N", "-e", sql]);

@@ -1,6 +1,6 @@
 //! Two services, the command line, and the end of things.
 
-use crate::mesh::{Mesh, get, serve, text, weft};
+use crate::mesh::{Mesh, eventually, get, serve, text, weft};
 
 const DENY_ALL: &str =
     "apiVersion: weft.dev/v1\nkind: MeshDefaults\nmetadata:\n  name: default\nspec:\n  authorization: deny\n";
@@ -35,14 +35,18 @@ fn cap_08_two_services_find_each_other_and_policy_decides() {
     mesh.apply(DENY_ALL);
     let denied = get(web.upstreams[0], "/x", &[("x-request-id", "req-1")]).unwrap();
     assert_eq!(denied.status, 403);
-    let why = mesh.ok(&["why", "req-1"]);
-    assert!(why.contains("deny") && why.contains("default/api"), "{why}");
+    // the answer is out before the record of it is made
+    eventually("why tells", || {
+        let why = text(&mesh.weft(&["why", "req-1"]).stdout);
+        if why.contains("deny") && why.contains("default/api") { Ok(()) } else { Err(why) }
+    });
 
     mesh.apply(ALLOW_WEB);
     assert_eq!(get(web.upstreams[0], "/", &[]).unwrap().status, 200);
 
     let services = mesh.ok(&["services"]);
     assert!(services.contains("api") && services.contains("1/1 passing"), "{services}");
+    mesh.until_synced(&[&web, &api]);
     let status = mesh.ok(&["status"]);
     assert_eq!(status.matches("synced").count(), 2, "{status}");
 

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::mesh::{Mesh, Workload, eventually, free_port, get, serve, write};
 
-/// Answers `/slow` late, and writes down what happens in which order. When told to end it calls its upstream once more.
+/// Answers `/slow` when a file is there, and writes down what happens in which order. When told to end it calls its upstream
+/// once more.
 const APPLICATION: &str = r#"
 import http.server, os, signal, sys, time, urllib.request
 out = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -21,7 +22,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path.startswith("/slow"):
             say("asked")
-            time.sleep(float(self.path.split("/")[2]))
+            while not os.path.exists(sys.argv[2] + ".go"):
+                time.sleep(0.02)
         self.send_response(200)
         self.send_header("content-length", "2")
         self.end_headers()
@@ -62,18 +64,22 @@ fn said(r: &Running) -> String {
     std::fs::read_to_string(&r.said).unwrap_or_default()
 }
 
-/// A request that takes `seconds` and is being worked on when this returns.
-fn slow(r: &Running, seconds: &'static str) -> std::thread::JoinHandle<Option<u16>> {
+/// A request that takes until [`go`] and is being worked on when this returns.
+fn slow(r: &Running) -> std::thread::JoinHandle<Option<u16>> {
     let addr = r.web.upstreams[0];
-    let asked = std::thread::spawn(move || get(addr, &format!("/slow/{seconds}"), &[]).ok().map(|reply| reply.status));
+    let asked = std::thread::spawn(move || get(addr, "/slow", &[]).ok().map(|reply| reply.status));
     eventually("the application works on it", || if said(r) == "asked\n" { Ok(()) } else { Err(said(r)) });
     asked
+}
+
+fn go(r: &Running) {
+    std::fs::write(r.said.with_extension("go"), "").unwrap();
 }
 
 #[test]
 fn e2e_ops_12_what_is_in_flight_ends_before_the_application_hears_of_it() {
     let mut r = running();
-    let asked = slow(&r, "2");
+    let asked = slow(&r);
     r.app.signal("TERM");
     // nothing new comes in while the old goes on
     eventually("callers know", || match get(r.web.upstreams[0], "/", &[]) {
@@ -81,6 +87,7 @@ fn e2e_ops_12_what_is_in_flight_ends_before_the_application_hears_of_it() {
         other => Err(format!("{other:?}")),
     });
     assert_eq!(said(&r), "asked\n", "the application was not told yet, and callers were");
+    go(&r);
     assert_eq!(r.app.ended(), 7, "the application's own exit status: {}", r.app.log());
     assert_eq!(asked.join().unwrap(), Some(200));
     assert_eq!(said(&r), "asked\nanswered\ntold\ncalled 200\n");
@@ -92,7 +99,7 @@ fn e2e_ops_12_what_is_in_flight_ends_before_the_application_hears_of_it() {
 #[test]
 fn e2e_ops_12_a_second_signal_shortens_the_wait() {
     let mut r = running();
-    let _asked = slow(&r, "60");
+    let _asked = slow(&r);
     let told = Instant::now();
     r.app.signal("TERM");
     eventually("it drains", || {

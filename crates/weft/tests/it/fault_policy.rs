@@ -97,6 +97,8 @@ fn e2e_sec_28_a_denial_ends_what_is_open_within_a_second() {
     let web = mesh.sidecar("web", None, &["db", "api"]);
     mesh.until_passing("db", 1);
     mesh.until_passing("api", 1);
+    // the receipt of a policy is of those that it governs: web need not know its upstreams by then
+    mesh.until_synced(&[&web]);
     mesh.apply(&format!("{}---\n{}", policy("ALLOW", "db"), policy("ALLOW", "api")));
 
     let mut tcp = eventually("the TCP service answers", || {

@@ -199,6 +199,7 @@ fn a_half_closed_connection_still_gets_its_answer() {
     let web = mesh.sidecar("web", None, &["db", "api"]);
     mesh.until_passing("db", 1);
     mesh.until_passing("api", 1);
+    mesh.until_synced(&[&web]);
     let ask = |addr: SocketAddr, what: &[u8]| -> std::io::Result<String> {
         let mut io = connect(addr)?;
         io.write_all(what)?;
