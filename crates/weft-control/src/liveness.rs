@@ -148,6 +148,8 @@ impl Liveness {
     }
 
     async fn commit(&self, change: checks::Change) -> Result<(), CommitFailure<PlanError>> {
+        let (checks::Change::Set { check, .. } | checks::Change::Reap { check }) = &change;
+        let check = check.clone();
         let op = match change {
             checks::Change::Reap { check } => Op::Reap { check },
             checks::Change::Set { check, status, output } => {
@@ -160,7 +162,20 @@ impl Liveness {
         match self.replica.register("check", op).await {
             // gone meanwhile
             Err(CommitFailure::Refused(PlanError::NoCheck(_))) | Ok(_) => Ok(()),
-            Err(e) => Err(e),
+            Err(e) => {
+                self.take_back(&check);
+                Err(e)
+            }
+        }
+    }
+
+    /// The board took the change as made. Nothing will be folded that says otherwise: left alone, it would take the next
+    /// result of the kind for old news, and the catalog would keep what is no longer so.
+    fn take_back(&self, check: &CheckId) {
+        let state = self.replica.state();
+        let mut inner = self.lock();
+        if let Some(stored) = state.registry.check(check).filter(|_| inner.board.knows(check)) {
+            inner.board.put(self.replica.clock.mono(), stored.value.clone());
         }
     }
 

@@ -147,7 +147,7 @@ impl Board {
 }
 
 impl Row {
-    /// Takes the change as made: should its commit fail, folding what is stored (`put`) corrects it.
+    /// Takes the change as made: should its commit fail, whoever committed puts back what is stored.
     fn change(&mut self, now: Mono, status: Status, output: &str) -> Change {
         let output: Arc<str> = output.into();
         self.output_committed = now;

@@ -229,7 +229,9 @@ impl Attached {
                 match self.control.liveness.report(&check, status, &result.output).await {
                     Ok(true) => ack,
                     Ok(false) => Err(refused(format!("check `{check}` is not registered"))),
-                    Err(e) => Err(refused(e.told())),
+                    Err(e @ CommitFailure::Refused(_)) => Err(refused(e.told())),
+                    // it reports again what it found last when it comes back; of what is refused it does not speak again
+                    Err(e) => Err(lost(&e.told())),
                 }
             }
             Message::Drain(_) => {

@@ -14,5 +14,6 @@ mod join;
 mod kit;
 mod pair;
 mod publish;
+mod refusing;
 mod resources;
 mod restart;

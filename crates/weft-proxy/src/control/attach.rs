@@ -171,10 +171,11 @@ impl Attachment {
                     None => return Ok(End::Deregistered),
                 },
                 Some(result) = self.results.recv() => {
-                    if latest.get(&result.check_id).is_none_or(|r| r.status != result.status || r.output != result.output) {
-                        stream.say(Message::Check(result.clone())).await?;
+                    let before = latest.insert(result.check_id.clone(), result.clone());
+                    // should the stream have ended, the next one begins with it
+                    if before.is_none_or(|r| r.status != result.status || r.output != result.output) {
+                        stream.say(Message::Check(result)).await?;
                     }
-                    latest.insert(result.check_id.clone(), result);
                 }
                 _ = renew.tick() => {
                     stream.say(Message::Renew(RenewLease {})).await?;
