@@ -4,9 +4,10 @@ use crate::{peers, run, workspace};
 use anyhow::{Result, bail};
 use std::{path::Path, process::Command};
 
-/// Read by the simulation tests: `N` seeds, or `=S`, the one seed to replay.
+/// Read by the simulation tests: `N` seeds, `A..B`, or `=S`, the one seed to replay.
 const SEEDS: &str = "WEFT_SIM_SEEDS";
-const MANY_SEEDS: &str = "2000";
+/// The whole mesh takes some seconds for each.
+const MANY_SEEDS: &str = "200";
 
 /// Simulation tests have one of these as a word of their name or module.
 const SIMULATIONS: &str = r"test(/(^|::|_)(sim|simulation|seeds?|seeded)(_|::|$)/)";
@@ -17,7 +18,7 @@ pub fn test(args: &[String]) -> Result<()> {
     if let Some(flag) = ours.iter().find(|a| a.starts_with('-')) {
         bail!("no flag {flag}: arguments for the test runner go behind `--`");
     }
-    let mut cargo = runner(&root, ours);
+    let mut cargo = runner(&root, ours, run::in_ci().then_some("ci"));
     cargo.args(rest.get(1..).unwrap_or_default());
     if ours.is_empty() || ours.iter().any(|name| speaks_to_peers(&root, name)) {
         cargo.envs(peers::for_tests()?);
@@ -33,7 +34,7 @@ pub fn sim(args: &[String]) -> Result<()> {
         match (arg.as_str(), args.clone().next()) {
             ("--seeds", Some(n)) => seeds.clone_from(n),
             ("--seed", Some(n)) => seeds = format!("={n}"),
-            (flag, _) if flag.starts_with('-') => bail!("no flag {flag}: `--seeds N` or `--seed S`"),
+            (flag, _) if flag.starts_with('-') => bail!("no flag {flag}: `--seeds N`, `--seeds A..B` or `--seed S`"),
             (package, _) => {
                 crates.push(package.to_owned());
                 continue;
@@ -41,7 +42,8 @@ pub fn sim(args: &[String]) -> Result<()> {
         }
         args.next();
     }
-    let mut cargo = runner(&root, &crates);
+    // many seeds take as long as they take
+    let mut cargo = runner(&root, &crates, Some("sim"));
     if has_nextest(&root) {
         cargo.args(["--no-tests=fail", "-E", SIMULATIONS]);
     } else {
@@ -51,12 +53,12 @@ pub fn sim(args: &[String]) -> Result<()> {
     run::run(cargo.env(SEEDS, seeds))
 }
 
-fn runner(root: &Path, crates: &[String]) -> Command {
+fn runner(root: &Path, crates: &[String], profile: Option<&str>) -> Command {
     let mut cargo = run::cargo(root);
     if has_nextest(root) {
         cargo.args(["nextest", "run"]);
-        if run::in_ci() {
-            cargo.args(["--profile", "ci"]);
+        if let Some(profile) = profile {
+            cargo.args(["--profile", profile]);
         }
     } else {
         eprintln!("cargo-nextest is not there: falling back to `cargo test` (no timeouts, no groups)");

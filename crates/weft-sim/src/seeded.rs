@@ -5,11 +5,14 @@
 //! run_all::<MyWorld>(&Seeds::from_env(), 400);
 //! replays_alike::<MyWorld>(7, 400);
 //! ```
+//!
+//! `WEFT_SIM_SEEDS` chooses the seeds of every simulation: `200` the first 200, `8..200` those, `=15` the one that a
+//! failure named. Simulations that are no `World` ask [`Seeds::each`]. `cargo xtask sim` sets it.
 
 use std::{
     collections::VecDeque,
     fmt::{self, Debug, Write as _},
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     time::Duration,
 };
 
@@ -261,33 +264,47 @@ impl fmt::Write for Fingerprint {
 // === impl Seeds ===
 
 impl Seeds {
-    /// As `WEFT_SIM_SEEDS` says: see [`Seeds::parse`].
+    /// As `WEFT_SIM_SEEDS` says, see [`Seeds::parse`]; 64 without it.
     pub fn from_env() -> Self {
-        Self::parse(Self::variable().as_deref())
+        Self::from_env_or(DEFAULT_SEEDS)
     }
 
     /// The same for a simulation whose runs are long: `few` unless the variable says otherwise.
-    pub fn from_env_or(few: u64) -> Self {
-        match Self::variable() {
-            None => Self { first: 0, count: few },
-            some => Self::parse(some.as_deref()),
-        }
-    }
-
     #[expect(clippy::disallowed_methods, reason = "the one knob of every simulation, read in test binaries only")]
-    fn variable() -> Option<String> {
-        std::env::var("WEFT_SIM_SEEDS").ok()
+    #[expect(clippy::panic, reason = "a test fails by panicking, and other seeds than those asked for prove nothing")]
+    pub fn from_env_or(few: u64) -> Self {
+        let Ok(text) = std::env::var("WEFT_SIM_SEEDS") else { return Self::first(few) };
+        Self::parse(&text).unwrap_or_else(|| panic!("WEFT_SIM_SEEDS is {text:?}; write `200`, `8..200` or `=15`"))
     }
 
-    /// `None`: the default 64. `"2000"`: so many. `"=7"`: seed 7 alone, as a failure prints it.
-    pub fn parse(text: Option<&str>) -> Self {
-        let one = text.and_then(|t| t.strip_prefix('=')).and_then(|t| t.parse().ok());
-        let many = text.and_then(|t| t.parse().ok());
-        match (one, many) {
-            (Some(first), _) => Self { first, count: 1 },
-            (None, Some(count)) => Self { first: 0, count },
-            (None, None) => Self { first: 0, count: DEFAULT_SEEDS },
+    pub fn first(count: u64) -> Self {
+        Self { first: 0, count }
+    }
+
+    /// `"2000"`: so many. `"8..200"`: from 8 to 199. `"=7"`: seed 7 alone, as a failure prints it.
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Some(one) = text.strip_prefix('=') {
+            return Some(Self { first: one.parse().ok()?, count: 1 });
         }
+        if let Some((first, end)) = text.split_once("..") {
+            let (first, end): (u64, u64) = (first.parse().ok()?, end.parse().ok()?);
+            return Some(Self { first, count: end.checked_sub(first)? });
+        }
+        text.parse().ok().map(Self::first)
+    }
+
+    /// For what is no [`World`] but has seeds: the one that panics is told.
+    pub fn each(&self, mut run: impl FnMut(u64)) {
+        for seed in self.iter() {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| run(seed))) {
+                eprintln!("seed {seed} broke; run it again with WEFT_SIM_SEEDS=={seed}");
+                resume_unwind(payload);
+            }
+        }
+    }
+
+    pub fn count(&self) -> u64 {
+        self.count
     }
 
     pub fn iter(&self) -> impl Iterator<Item = u64> + use<> {
@@ -361,13 +378,13 @@ mod tests {
 
     #[test]
     fn a_sound_world_passes_and_replays() {
-        run_all::<Counter<false>>(&Seeds::parse(None), 200);
+        run_all::<Counter<false>>(&Seeds::from_env(), 200);
         replays_alike::<Counter<false>>(7, 200);
     }
 
     #[test]
     fn a_bug_is_found_and_told_with_its_seed() {
-        let failure = Seeds::parse(None).iter().find_map(|seed| run::<Counter<true>>(seed, 400).err()).unwrap();
+        let failure = Seeds::first(64).iter().find_map(|seed| run::<Counter<true>>(seed, 400).err()).unwrap();
         assert!(failure.why.starts_with("the counter is 10"), "{failure}");
         assert!(failure.to_string().contains(&format!("WEFT_SIM_SEEDS=={}", failure.seed)));
         let again = run::<Counter<true>>(failure.seed, 400).unwrap_err();
@@ -376,11 +393,27 @@ mod tests {
 
     #[test]
     fn seeds_are_read() {
-        let all = |text| Seeds::parse(text).iter().collect::<Vec<_>>();
-        assert_eq!(all(None).len(), 64);
-        assert_eq!(all(Some("3")), [0, 1, 2]);
-        assert_eq!(all(Some("=9")), [9]);
-        assert_eq!(all(Some("nonsense")).len(), 64);
+        let all = |text| Seeds::parse(text).map(|s| s.iter().collect::<Vec<_>>());
+        assert_eq!(all("3"), Some(vec![0, 1, 2]));
+        assert_eq!(all("=9"), Some(vec![9]));
+        assert_eq!(all("8..11"), Some(vec![8, 9, 10]));
+        for wrong in ["nonsense", "", "=", "=x", "8..", "..8", "9..8", "-1"] {
+            assert_eq!(all(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn each_seed_is_run_until_one_breaks() {
+        let mut seen = Vec::new();
+        let run = AssertUnwindSafe(|| {
+            Seeds::first(5).each(|seed| {
+                seen.push(seed);
+                assert!(seed < 2, "it broke");
+            });
+        });
+        let payload = catch_unwind(run).unwrap_err();
+        assert_eq!(payload.downcast_ref::<&str>(), Some(&"it broke"));
+        assert_eq!(seen, [0, 1, 2]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use crate::{
     judge::Step,
     node::{CONTROL, NODES, Node, Phase},
     oracle::{Ask, Change, History, Rules},
+    simulation::SEEN,
 };
 
 /// When the world begins: any time does.
@@ -82,6 +83,7 @@ pub struct Mesh {
     dice: Dice,
     /// Join tokens, made while there was a control plane.
     spare: Vec<String>,
+    trust_domain: String,
     notes: Vec<String>,
 }
 
@@ -129,9 +131,13 @@ impl Mesh {
             disturbed_until: Instant::now(),
             dice,
             spare: Vec::new(),
+            trust_domain: "no mesh yet".into(),
             notes: Vec::new(),
         };
         mesh.start_control().await;
+        if let Some(life) = &mesh.control {
+            mesh.trust_domain = life.control().authority.trust_domain().to_string();
+        }
         mesh.history.push(Revision::ZERO, Revision::ZERO, Rules::FIRST);
         mesh.start_what_is_off().await;
         tokio::time::sleep(Duration::from_secs(10)).await;
@@ -147,7 +153,8 @@ impl Mesh {
     }
 
     pub fn note(&mut self, note: String) {
-        self.notes.push(note);
+        // a mesh's name is as random as its keys
+        self.notes.push(note.replace(&self.trust_domain, "mesh"));
     }
 
     pub fn take_notes(&mut self) -> Vec<String> {
@@ -222,6 +229,7 @@ impl Mesh {
                 (_, None) => now,
             };
             self.history.push(head, certain, rules);
+            SEEN.changed.fetch_add(1, Relaxed);
         }
         self.note(format!("{change:?}: {told}"));
     }
@@ -287,6 +295,14 @@ impl Mesh {
 
     pub async fn fault(&mut self, fault: Fault) {
         let ip = |ix: usize| IpAddr::from([10, 0, 1, u8::try_from(ix + 1).unwrap()]);
+        let counted = match fault {
+            Fault::Control if self.control.is_some() => Some(&SEEN.servers_killed),
+            Fault::Power { ix, .. } if !self.nodes[ix].is_off() => Some(&SEEN.proxies_killed),
+            Fault::Part(_) | Fault::PartPeers(..) => Some(&SEEN.parted),
+            Fault::Clock(..) | Fault::ControlClock(_) => Some(&SEEN.clocks_stepped),
+            _ => None,
+        };
+        counted.map(|n| n.fetch_add(1, Relaxed));
         match fault {
             Fault::Control if self.control.is_some() => self.kill_control(),
             Fault::Control => self.start_control().await,

@@ -7,9 +7,9 @@ use std::sync::{
 
 use weft_store::{CommitError, EtcdLike, Expect, Keep, Memory, Redb, Store, conformance};
 
-use crate::{disk::Disk, model};
+use crate::disk::Disk;
 
-fn faulty(seed: u64) -> Memory {
+pub fn faulty(seed: u64) -> Memory {
     Memory::with(Keep::default(), Some(EtcdLike::faulty(seed)))
 }
 
@@ -72,26 +72,6 @@ fn only_the_embedded_stores_see_a_deletion_under_a_bare_prefix() {
     check(&Memory::new(), true);
     check(&Disk::new().store(), true);
     check(&Memory::etcd_like(1), false);
-}
-
-/// All stores give the model's answers to the same random transactions.
-#[test]
-fn every_store_agrees_with_the_model() {
-    for seed in 0..24 {
-        let plain = model::drive(&Memory::new(), seed, 150);
-        let redb = model::drive(&Disk::new().store(), seed, 150);
-        assert_eq!(plain, redb, "seed {seed}: the embedded stores differ");
-        model::drive(&Memory::etcd_like(seed), seed, 150);
-        model::drive(&faulty(seed), seed, 150);
-    }
-}
-
-#[test]
-fn the_same_seed_gives_the_same_trace() {
-    for seed in 0..4 {
-        assert_eq!(model::drive(&faulty(seed), seed, 100), model::drive(&faulty(seed), seed, 100));
-    }
-    assert_ne!(model::drive(&faulty(1), 1, 100), model::drive(&faulty(2), 2, 100));
 }
 
 /// Unknown outcomes are what they say: about half of them committed.

@@ -12,15 +12,15 @@ use crate::{
 const BATCHES: u64 = 8;
 
 /// What was submitted, in order, and how much of it was acknowledged.
-struct Run {
+pub struct Run {
     /// The store after each transaction that committed, or would have.
     states: Vec<Model>,
     txns: Vec<Txn>,
-    acknowledged: usize,
+    pub acknowledged: usize,
 }
 
 /// Runs batches on `disk` until they are through or the power goes.
-fn run(disk: &Disk, seed: u64) -> Run {
+pub fn run(disk: &Disk, seed: u64) -> Run {
     let mut dice = Dice::seeded(seed);
     let mut run = Run { states: vec![Model::default()], txns: vec![], acknowledged: 0 };
     let Ok(store) = disk.open(Keep::default()) else { return run };
@@ -57,7 +57,7 @@ fn run(disk: &Disk, seed: u64) -> Run {
 }
 
 /// What is wrong with the store that is found after the crash.
-fn check(found: &Disk, run: &Run) -> Result<(), String> {
+pub fn check(found: &Disk, run: &Run) -> Result<(), String> {
     let store = found.open(Keep::default()).map_err(|e| format!("it does not open: {e}"))?;
     let head = store.head().unwrap().revision;
     let survived = head.n as usize;
@@ -83,7 +83,7 @@ fn check(found: &Disk, run: &Run) -> Result<(), String> {
 }
 
 /// Crashes a run at each of its accesses; `each` sees the disk and what was promised on it.
-fn at_every_access(seed: u64, ignores_syncs: bool, mut each: impl FnMut(&Disk, &Run, u64)) -> u64 {
+pub fn at_every_access(seed: u64, ignores_syncs: bool, mut each: impl FnMut(&Disk, &Run, u64)) -> u64 {
     let fresh = Disk::new();
     drop(fresh.store());
     let content = fresh.set(|i| i.live.clone());
@@ -100,22 +100,6 @@ fn at_every_access(seed: u64, ignores_syncs: bool, mut each: impl FnMut(&Disk, &
     }
 }
 
-#[test]
-fn nothing_acknowledged_is_lost_whenever_the_power_goes() {
-    for seed in 0..3 {
-        let mut committed = 0;
-        let points = at_every_access(seed, false, |disk, run, point| {
-            let mut dice = Dice::seeded(seed << 32 | point);
-            for image in 0..2 {
-                let found = disk.after_crash(&mut dice);
-                check(&found, run).unwrap_or_else(|e| panic!("seed {seed}, access {point}, image {image}: {e}"));
-            }
-            committed = committed.max(run.acknowledged);
-        });
-        assert!(points > 50 && committed > 5, "seed {seed}: {points} points, {committed} commits");
-    }
-}
-
 /// The power goes again while the store repairs what the first loss left.
 #[test]
 fn nothing_acknowledged_is_lost_when_the_power_goes_again_during_repair() {
@@ -129,7 +113,7 @@ fn nothing_acknowledged_is_lost_when_the_power_goes_again_during_repair() {
     });
 }
 
-/// The suite above can fail: without syncs, the same checker finds lost or broken commits.
+/// The suite can fail: without syncs, the same checker finds lost or broken commits.
 #[test]
 fn without_syncs_the_checker_finds_the_loss() {
     let mut found = 0;
@@ -142,17 +126,6 @@ fn without_syncs_the_checker_finds_the_loss() {
     });
     assert!(found > 10, "only {found}");
     assert!(complaints.iter().any(|e| e.contains("were acknowledged")), "{complaints:?}");
-}
-
-#[test]
-fn the_same_seed_gives_the_same_accesses() {
-    let trace = |seed| {
-        let disk = Disk::new();
-        run(&disk, seed);
-        disk.set(|i| (i.trace, i.accesses))
-    };
-    assert_eq!(trace(5), trace(5));
-    assert_ne!(trace(5), trace(6));
 }
 
 /// After a failed sync nothing can be promised any more: the outcome is unknown, and further writes are refused.

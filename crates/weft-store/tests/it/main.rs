@@ -14,3 +14,4 @@ mod file;
 mod full;
 mod group;
 mod model;
+mod simulation;

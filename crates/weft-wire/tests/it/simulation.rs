@@ -576,18 +576,13 @@ impl Peer {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one knob of the simulation, read once in the test binary")]
-fn seeds() -> Seeds {
-    Seeds::parse(std::env::var("WEFT_SIM_SEEDS").ok().as_deref())
-}
-
 #[test]
 fn reg_12_every_client_converges_after_faults() {
-    let seeds = seeds();
+    let seeds = Seeds::from_env();
     run_all::<Mesh>(&seeds, STEPS);
     let Seen { parts, applied, rejected_entries, rejected_sets, denied, kept } = &SEEN;
     let all = [parts, applied, rejected_entries, rejected_sets, denied, kept];
-    assert!(seeds.iter().count() < 16 || all.iter().all(|n| n.load(Relaxed) > 0), "something never happened: {SEEN:?}");
+    assert!(seeds.count() < 16 || all.iter().all(|n| n.load(Relaxed) > 0), "something never happened: {SEEN:?}");
     println!("{SEEN:?}");
 }
 
