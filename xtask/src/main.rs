@@ -43,8 +43,8 @@ const VERBS: &[Verb] = &[
     },
     Verb {
         name: "sim",
-        args: "[--seeds N | --seed S] [CRATE]",
-        does: "run the simulation tests with more seeds (default 2000)",
+        args: "[--seeds N | --seeds A..B | --seed S] [CRATE]",
+        does: "run the simulation tests with more seeds than the CI does (default 200)",
         run: test::sim,
     },
     Verb { name: "fix", args: "", does: "cargo fmt, clippy --fix; nothing else is accepted for you", run: check::fix },
@@ -68,8 +68,8 @@ const VERBS: &[Verb] = &[
     },
     Verb {
         name: "bench",
-        args: "peers [-s SCENARIO,…] [-p PEER,…] [-r ROUNDS] [-d SECS]",
-        does: "Weft side by side with real peers",
+        args: "peers [-s SCENARIO,…] [-p PEER,…] [-r ROUNDS] [-d SECS] | counts [--accept]",
+        does: "Weft side by side with real peers; instructions per decision against bench/counts/budget.toml",
         run: bench::run,
     },
     Verb {
