@@ -4,7 +4,8 @@ use weft_sim::seeded::{Dice, Seeds};
 
 use super::*;
 
-/// One simulated life: clock steps of up to ± `skew`, outages of up to `outage`; returns a fingerprint of the trace.
+/// One simulated life: clock steps to at most `skew` ahead and two lives behind, outages of up to `outage`; returns a
+/// fingerprint of the trace.
 /// True time is what peers and the authority see; the identity's own wall clock is off by `offset`.
 fn simulate(seed: u64, ttl: Duration, total: Duration, skew: Duration, outage: Duration) -> u64 {
     let mut rolls = Dice::seeded(seed);
@@ -17,6 +18,8 @@ fn simulate(seed: u64, ttl: Duration, total: Duration, skew: Duration, outage: D
     let mut next_outage = truth.plus(ttl);
     let (mut fingerprint, mut renewals) = (seed, 0_u32);
     let skew = i64::try_from(skew.as_millis()).unwrap();
+    // a clock that is ahead takes what is valid for expired; one that is behind, by any time, must not keep what expires
+    let back = i64::try_from(ttl.as_millis()).unwrap() * 2;
     while truth < end {
         if truth >= next_outage {
             let length = Duration::from_millis(rolls.below(u64::try_from(outage.as_millis()).unwrap()));
@@ -26,7 +29,7 @@ fn simulate(seed: u64, ttl: Duration, total: Duration, skew: Duration, outage: D
                 down_until.plus(ttl / 10 + Duration::from_millis(rolls.below(u64::try_from(ttl.as_millis()).unwrap())));
         }
         if rolls.below(5000) == 0 {
-            offset = i64::try_from(rolls.below(u64::try_from(2 * skew + 1).unwrap())).unwrap() - skew;
+            offset = i64::try_from(rolls.below(u64::try_from(back + skew + 1).unwrap())).unwrap() - back;
         }
         let now = Now { wall: Wall::millis(truth.as_millis() + offset), mono };
         let step = plan(now, &state);
