@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use weft_model::{Health, Labels, Locality, Name, Protocol, ServiceKey, SpiffeId, TrustDomain, Uid};
 use weft_snapshot::fragment::{MtlsMode, ServicePort, Tunnel};
 
-use crate::set::ResourceSet;
+use crate::{root, set::ResourceSet};
 
 /// Everything that compilation depends on.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,7 +80,7 @@ pub struct InstancePort {
 // === impl Mesh ===
 
 impl Mesh {
-    pub const ROOT_NAMESPACE: &str = "weft-system";
+    pub const ROOT_NAMESPACE: &str = root::ROOT_NAMESPACE;
 
     /// Policies in `weft-system` hold mesh-wide, mTLS is strict unless somebody says otherwise.
     #[expect(clippy::expect_used, reason = "a constant of ours that is a name")]

@@ -14,6 +14,7 @@ mod compile;
 pub mod document;
 pub mod kind;
 mod node;
+mod root;
 mod schema;
 mod set;
 pub mod status;

@@ -6,8 +6,6 @@ use weft_model::{Name, Selector, Wall};
 use weft_snapshot::fragment::{IpBlock, StringMatch};
 
 use crate::{
-    admit::Subject,
-    catalog::Mesh,
     schema::{At, Entries},
     violation::{Sink, Spot},
 };
@@ -43,22 +41,6 @@ pub(crate) fn port(at: &At<i64>, out: &mut Sink) -> Option<u16> {
         out.invalid(&at.spot, format!("port {} is not between 1 and 65535", at.value));
     }
     port
-}
-
-/// Where Istio keeps what holds mesh-wide. Here it is a namespace like others, and what was meant for the mesh would hold
-/// for nobody.
-const ROOT_OF_ISTIO: &str = "istio-system";
-
-pub(crate) fn not_the_root(subject: &Subject<'_>, out: &mut Sink) {
-    if subject.key.namespace.as_str() == ROOT_OF_ISTIO {
-        out.warn(
-            &subject.spot,
-            format!(
-                "holds for the workloads of namespace `{ROOT_OF_ISTIO}` only; what holds for the whole mesh is in `{}`",
-                Mesh::ROOT_NAMESPACE
-            ),
-        );
-    }
 }
 
 /// A port written as text, as Istio's policies do.

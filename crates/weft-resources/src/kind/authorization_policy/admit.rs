@@ -10,6 +10,7 @@ use super::{
 use crate::{
     admit::Subject,
     kind::route::refs::reference,
+    root,
     schema::{At, Decode, Entries, Ignored, schema},
     violation::{Sink, nearest},
     words,
@@ -46,7 +47,7 @@ schema! {
 impl AuthorizationPolicy {
     pub(crate) fn admit(subject: &Subject<'_>, out: &mut Sink) -> Option<Self> {
         let raw = RawPolicy::decode(&subject.doc.spec, &subject.spot, out)?;
-        words::not_the_root(subject, out);
+        root::warn_of_istios(&subject.key.namespace, &subject.spot, out);
         let action = admit_action(&raw, out);
         let selector = match raw.selector.as_ref().map(|s| &s.value.match_labels) {
             Some(Some(labels)) => words::selector(&labels.value, out),

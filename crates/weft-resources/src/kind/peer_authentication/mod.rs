@@ -9,6 +9,7 @@ use weft_snapshot::fragment::MtlsMode;
 
 use crate::{
     admit::Subject,
+    root,
     schema::{At, Decode, Entries, schema},
     violation::{Sink, nearest},
     words,
@@ -45,7 +46,7 @@ schema! {
 impl PeerAuthentication {
     pub(crate) fn admit(subject: &Subject<'_>, out: &mut Sink) -> Option<Self> {
         let raw = RawPeerAuthentication::decode(&subject.doc.spec, &subject.spot, out).unwrap_or_default();
-        words::not_the_root(subject, out);
+        root::warn_of_istios(&subject.key.namespace, &subject.spot, out);
         let labels = raw.selector.and_then(|s| s.value.match_labels);
         let selector = labels.map(|l| words::selector(&l.value, out)).unwrap_or_default();
         let mode = raw.mtls.and_then(|m| admit_mode(&m.value, out));
