@@ -108,7 +108,10 @@ impl Affected {
                     self.entry(world, &key.namespace, entry);
                 }
             }
-            Spec::WorkloadEntry(entry) => self.entry(world, &key.namespace, entry),
+            Spec::WorkloadEntry(entry) => {
+                self.entry(world, &key.namespace, entry);
+                self.modes_by_label(world, Some(&key.namespace));
+            }
             Spec::HttpRoute(_) | Spec::GrpcRoute(_) | Spec::TcpRoute(_) => {
                 for parent in route::effect::parents(&resource.spec) {
                     self.routes.insert(parent.service.clone());
@@ -247,8 +250,26 @@ impl Affected {
         for resource in world.resources.of_kind(Kind::AuthorizationPolicy) {
             let Spec::AuthorizationPolicy(policy) = &resource.spec else { continue };
             let names = |key: &ServiceKey| policy.targets.iter().any(|t| t.service == *key);
-            let looks = !policy.accounts.is_empty() || !policy.http_rules.is_empty() || !policy.targets.is_empty();
+            let looks = !policy.accounts.is_empty()
+                || !policy.http_rules.is_empty()
+                || !policy.targets.is_empty()
+                || !policy.selector.0.is_empty();
             if key.map_or(looks, |key| names(key) || !policy.http_rules.is_empty()) {
+                self.statuses.insert(resource.key.clone());
+            }
+        }
+        if key.is_none() {
+            self.modes_by_label(world, None);
+        }
+    }
+
+    /// The status of what sets the mode of workloads by their labels.
+    fn modes_by_label(&mut self, world: &World, namespace: Option<&Name>) {
+        for resource in world.resources.of_kind(Kind::PeerAuthentication) {
+            if let Spec::PeerAuthentication(policy) = &resource.spec
+                && !policy.selector.0.is_empty()
+                && namespace.is_none_or(|ns| *ns == resource.key.namespace)
+            {
                 self.statuses.insert(resource.key.clone());
             }
         }

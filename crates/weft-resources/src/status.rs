@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use weft_model::{ServiceKey, SpiffeId, Wall};
+use weft_model::{Selector, ServiceKey, SpiffeId, Wall};
 
 use crate::{
     admit::{Resource, ResourceKey, Spec},
-    catalog::World,
+    catalog::{Instance, World},
     kind::{
         Kind,
         authorization_policy::{self, AuthorizationPolicy},
@@ -269,14 +269,46 @@ fn policy_conditions(world: &World, resource: &Resource, policy: &AuthorizationP
             format!("{}: nothing runs as service account {}/{}, so this matches nobody", a.path, a.namespace, a.account)
         })
         .collect();
-    let resolved = match (targets.is_empty(), accounts.is_empty()) {
-        (true, true) => Condition::yes("ResolvedRefs", "ResolvedRefs", ""),
-        (false, _) => Condition::no("ResolvedRefs", "TargetNotFound", [targets, accounts].concat().join("\n")),
-        (true, false) => Condition::no("ResolvedRefs", "SourceNotFound", accounts.join("\n")),
+    let mut of_namespace = candidates(world, &resource.key);
+    let about = |i: &Arc<Instance>| authorization_policy::effect::selects(world, &resource.key, policy, i);
+    let selected = (!policy.selector.0.is_empty() && !of_namespace.any(about)).then(|| {
+        let effect = match policy.action {
+            weft_snapshot::fragment::Action::Deny => "this denies nothing",
+            _ => "this policy holds for nothing",
+        };
+        selects_nothing(world, &resource.key, &policy.selector, effect)
+    });
+    let reason = match (targets.is_empty(), &selected) {
+        (false, _) => "TargetNotFound",
+        (true, Some(_)) => "WorkloadNotFound",
+        (true, None) => "SourceNotFound",
+    };
+    let unresolved: Vec<_> = targets.into_iter().chain(selected).chain(accounts).collect();
+    let resolved = if unresolved.is_empty() {
+        Condition::yes("ResolvedRefs", "ResolvedRefs", "")
+    } else {
+        Condition::no("ResolvedRefs", reason, unresolved.join("\n"))
     };
     let mut conditions = vec![accepted, resolved];
     conditions.extend(http_on_tcp(world, resource, policy));
     conditions
+}
+
+/// The instances that a policy can be about, whatever it selects of them.
+fn candidates<'a>(world: &'a World, key: &'a ResourceKey) -> Box<dyn Iterator<Item = &'a Arc<Instance>> + 'a> {
+    if key.namespace == world.mesh.root_namespace {
+        Box::new(world.catalog.instances())
+    } else {
+        Box::new(world.catalog.instances_in(&key.namespace))
+    }
+}
+
+/// A typing error in a selector opens a door without a word: it has to be told here.
+fn selects_nothing(world: &World, key: &ResourceKey, selector: &Selector, effect: &str) -> String {
+    let labels: Vec<_> = selector.0.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let mesh_wide = key.kind == Kind::AuthorizationPolicy && key.namespace == world.mesh.root_namespace;
+    let place = if mesh_wide { "the mesh".into() } else { format!("namespace {}", key.namespace) };
+    format!("spec.selector: no workload in {place} has the labels {}, so {effect}", labels.join(", "))
 }
 
 /// features.md SEC-22: an HTTP condition cannot be asked of a port that carries bytes.
@@ -285,12 +317,7 @@ fn http_on_tcp(world: &World, resource: &Resource, policy: &AuthorizationPolicy)
         return None;
     }
     let mut tcp: std::collections::BTreeSet<(ServiceKey, u16)> = std::collections::BTreeSet::new();
-    let candidates: Vec<_> = if resource.key.namespace == world.mesh.root_namespace {
-        world.catalog.instances().collect()
-    } else {
-        world.catalog.instances_in(&resource.key.namespace).collect()
-    };
-    for instance in candidates {
+    for instance in candidates(world, &resource.key) {
         if !authorization_policy::effect::selects(world, &resource.key, policy, instance) {
             continue;
         }
@@ -314,11 +341,27 @@ fn http_on_tcp(world: &World, resource: &Resource, policy: &AuthorizationPolicy)
 }
 
 fn peer_conditions(world: &World, resource: &Resource, policy: &PeerAuthentication) -> Vec<Condition> {
-    match peer_authentication::effect::overruled_by(world, &resource.key, policy) {
+    let key = &resource.key;
+    let accepted = match peer_authentication::effect::overruled_by(world, key, policy) {
         Some(by) => {
             let message = format!("{by} selects the same workloads and is older, so it holds; remove one of them");
-            vec![Condition::no("Accepted", "Conflicted", message)]
+            Condition::no("Accepted", "Conflicted", message)
         }
-        None => vec![accepted()],
+        None => accepted(),
+    };
+    if policy.selector.0.is_empty() {
+        return vec![accepted];
     }
+    let mut labels = world
+        .catalog
+        .instances_in(&key.namespace)
+        .map(|i| &i.labels)
+        .chain(world.resources.workload_entries_in(&key.namespace).map(|(_, entry)| &entry.labels));
+    let resolved = if labels.any(|l| policy.selector.matches(l)) {
+        Condition::yes("ResolvedRefs", "ResolvedRefs", "")
+    } else {
+        let message = selects_nothing(world, key, &policy.selector, "this mode holds for nothing");
+        Condition::no("ResolvedRefs", "WorkloadNotFound", message)
+    };
+    vec![accepted, resolved]
 }

@@ -101,7 +101,7 @@ impl Kind {
             },
             Self::MeshDefaults => KindInfo {
                 plural: "meshdefaults",
-                singular: "meshdefaults",
+                singular: "meshdefault",
                 namespaced: false,
                 ..kind("MeshDefaults", "weft.dev", &["v1"])
             },

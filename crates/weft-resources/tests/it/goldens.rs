@@ -90,6 +90,7 @@ goldens! {
         sec_21_scopes,
         sec_21_targets,
         sec_21_custom_is_refused,
+        sec_21_a_selector_of_nobody,
         sec_22_http_rule_on_a_tcp_port,
         sec_23_no_principal,
         reference_to_nothing,
@@ -103,6 +104,7 @@ goldens! {
         sec_12_ports,
         sec_12_unset_inherits,
         sec_12_disable,
+        sec_12_a_selector_of_nobody,
         sec_12_the_root_of_istio_is_not_ours,
         bad,
     ]
