@@ -124,6 +124,8 @@ impl Affected {
                     let namespace = &instance.service.namespace;
                     if authorization_policy::effect::in_scope(root, key, policy, namespace, &instance.labels) {
                         self.inbounds.insert(instance.uid.clone());
+                        // who is guarded is not sent plaintext
+                        self.mode_of(world, &instance);
                     }
                 }
             }

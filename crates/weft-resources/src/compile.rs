@@ -7,7 +7,7 @@ use std::{
 
 use weft_model::{Name, ServiceKey, Uid};
 use weft_snapshot::fragment::{
-    Collection, Endpoint, Fragment, Inbound, Listen, MtlsMode, Routes, Service, Tunnel, Workload,
+    Collection, DefaultAction, Endpoint, Fragment, Inbound, Listen, MtlsMode, Routes, Service, Tunnel, Workload,
 };
 
 pub use crate::kind::service::effect::Definition;
@@ -50,9 +50,8 @@ fn endpoint(world: &World, definition: &Definition, instance: &Instance) -> Opti
     if listens.is_empty() {
         return None;
     }
-    // whoever is told to take no mTLS is sent none
-    let plain = instance.tunnel == Tunnel::None
-        || peer_authentication::effect::modes(world, instance).mode == MtlsMode::Disable;
+    // whoever is told to take no mTLS is sent none, unless that would lead around somebody who decides
+    let plain = instance.tunnel == Tunnel::None || (takes_plaintext(world, instance) && !is_guarded(world, instance));
     if !plain && (instance.identity.is_none() || instance.mesh.is_none()) {
         // nobody could tell whether it is the right one that answers
         return None;
@@ -74,6 +73,17 @@ fn endpoint(world: &World, definition: &Definition, instance: &Instance) -> Opti
         version: names.version,
         labels: instance.labels.clone(),
     })
+}
+
+fn takes_plaintext(world: &World, instance: &Instance) -> bool {
+    let modes = peer_authentication::effect::modes(world, instance);
+    modes.mode == MtlsMode::Disable && modes.ports.values().all(|mode| *mode == MtlsMode::Disable)
+}
+
+/// Whether an operator has decided who may reach it: plaintext goes to the application itself, where nobody asks.
+fn is_guarded(world: &World, instance: &Instance) -> bool {
+    mesh_defaults::effect::authorization(world) == DefaultAction::Deny
+        || !authorization_policy::effect::policies(world, instance).is_empty()
 }
 
 /// Every route of the service as callers of the namespace see it; `None` when nobody knows the service.

@@ -104,6 +104,8 @@ goldens! {
         sec_12_ports,
         sec_12_unset_inherits,
         sec_12_disable,
+        sec_12_disable_but_for_a_port,
+        sec_12_disable_does_not_lead_around_policy,
         sec_12_a_selector_of_nobody,
         sec_12_the_root_of_istio_is_not_ours,
         bad,

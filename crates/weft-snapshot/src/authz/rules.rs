@@ -236,6 +236,9 @@ fn condition(c: &ConditionView, f: &Facts<'_>, unanswerable: Unanswerable) -> Op
     match &c.key {
         ConditionKey::RequestHeader(name) => match (f.http, &c.test) {
             (Http::Unknown, _) => None,
+            (Http::Is(request), Test::Text(values)) if unanswerable == Unanswerable::Holds => {
+                Some(header(values, request.headers, name) || any_member(values, request.headers, name))
+            }
             (Http::Is(request), Test::Text(values)) => Some(header(values, request.headers, name)),
             _ => Some(true), // dropped; see `operation`
         },
@@ -308,6 +311,17 @@ fn header(values: &Values, headers: &dyn Headers, name: &str) -> bool {
         Some(_) => text(values, Some(&joined(headers, name))).is_none(),
         None => text(values, None).is_none(),
     }
+}
+
+/// For DENY: an application may read the first field, the last, or one member of a list, so that none of them may be hidden
+/// by company.
+fn any_member(values: &Values, headers: &dyn Headers, name: &str) -> bool {
+    let mut held = false;
+    headers.each(name, &mut |field| {
+        held |= text(values, Some(field)).is_none();
+        held |= field.split(|b| *b == b',').any(|member| text(values, Some(member.trim_ascii())).is_none());
+    });
+    held
 }
 
 #[cold]

@@ -218,6 +218,25 @@ fn sec_20_conditions() {
 }
 
 #[test]
+fn sec_20_a_denied_header_is_not_hidden_by_company() {
+    let deny = "DENY when request.headers[x-role]=admin";
+    for (headers, want) in [
+        ("h:x-role=admin", "deny p0.0 rule"),
+        ("h:x-role=admin h:x-role=admin", "deny p0.0 rule"),
+        ("h:x-role=user h:x-role=admin", "deny p0.0 rule"),
+        ("h:x-role=admin,", "deny p0.0 rule"),
+        ("h:x-role=user,admin", "deny p0.0 rule"),
+        ("h:x-role=user", "allow default"),
+        ("h:x-role=administrator h:x-role=user", "allow default"),
+        ("", "allow default"),
+    ] {
+        check(deny, &format!("as=shop/web GET / {headers}"), want);
+    }
+    check("DENY when request.headers[x-role]!=user", "as=shop/web GET / h:x-role=user,admin", "deny p0.0 rule");
+    check("DENY when request.headers[x-role]!=user", "as=shop/web GET / h:x-role=user h:x-role=user", "deny p0.0 rule");
+}
+
+#[test]
 fn sec_20_header_conditions() {
     check("ALLOW when request.headers[x-v]=1,2", "as=shop/web GET / h:X-V=2", "allow p0.0");
     check("ALLOW when request.headers[x-v]=a*", "as=shop/web GET / h:x-v=abc", "allow p0.0");

@@ -71,8 +71,18 @@ fn admit_mode(raw: &RawMtls, out: &mut Sink) -> Option<MtlsMode> {
     match at.value.as_str() {
         "UNSET" => None,
         "STRICT" => Some(MtlsMode::Strict),
-        "PERMISSIVE" => Some(MtlsMode::Permissive),
-        "DISABLE" => Some(MtlsMode::Disable),
+        "PERMISSIVE" => {
+            out.warn(&at.spot, "sidecars take no plaintext yet: until they do, this is STRICT");
+            Some(MtlsMode::Permissive)
+        }
+        "DISABLE" => {
+            out.warn(
+                &at.spot,
+                "plaintext goes to the application itself: where an AuthorizationPolicy selects the workload, or the mesh denies \
+                 by default, mTLS stays, since nobody would ask the policy",
+            );
+            Some(MtlsMode::Disable)
+        }
         other => {
             let known = ["STRICT", "PERMISSIVE", "DISABLE", "UNSET"];
             let message = match nearest(other, known) {
