@@ -1,4 +1,6 @@
-//! `bench peers`: builds what is measured and hands over to `bench/peers.py`.
+//! `bench peers`: builds what is measured and hands over to `bench/peers.py`. `bench counts`: instructions per decision.
+
+mod counts;
 
 use crate::{peers, run, workspace::Workspace};
 use anyhow::{Result, bail};
@@ -15,8 +17,10 @@ const BINARIES: &[(&str, &str)] = &[
 pub fn run(args: &[String]) -> Result<()> {
     match args.split_first() {
         Some((kind, rest)) if kind == "peers" => side_by_side(rest),
+        Some((kind, rest)) if kind == "counts" => counts::run(rest),
         _ => bail!(
-            "bench what? `cargo xtask bench peers [-s SCENARIO,…] [-p PEER,…] [-r ROUNDS] [-d SECS]`, `bench peers --list`"
+            "bench what? `cargo xtask bench peers [-s SCENARIO,…] [-p PEER,…] [-r ROUNDS] [-d SECS]`, `bench peers --list`, \
+             `cargo xtask bench counts [--accept]`"
         ),
     }
 }

@@ -5,8 +5,8 @@
 
 use std::{future::poll_fn, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
+use ::http::Method;
 use bytes::BytesMut;
-use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weft_model::ServiceKey;
 use weft_rt::{drain, net::Stream};
@@ -15,10 +15,11 @@ use weft_snapshot::failure::FailureKind;
 use crate::{
     codec::{Origin, Reply, RequestHead, h1},
     failure::{Failure, Side},
-    http::{Outbound, Role},
+    head,
+    http::{self, Outbound, Role},
     io::Io,
-    local::{self, Asked, Caller},
-    record::Peer,
+    local::{self, Asked},
+    record::{Direction, Peer},
     serve,
     worker::Worker,
 };
@@ -56,7 +57,17 @@ fn outbound(w: &Rc<Worker>, peer: &Arc<Peer>, service: ServiceKey, port: u16, dr
 /// Requests with whole URIs, one after the other, or one CONNECT.
 async fn proxy_requests(w: &Rc<Worker>, peer: &Arc<Peer>, drain: &drain::Watch, io: Io) {
     let mut server = h1::server::Server::new(io);
-    while let Ok(Ok(Some(mut x))) = tokio::time::timeout(serve::IDLE, server.next()).await {
+    loop {
+        let mut x = match tokio::time::timeout(serve::IDLE, server.next()).await {
+            Ok(Ok(Some(x))) => x,
+            Ok(Err(h1::wire::HeadFault::Head(e))) => {
+                let f = Failure::from(e);
+                http::refused(w, Direction::Outbound, peer.clone(), &f, e.status());
+                let (head, text) = local::unreadable(&f, e.status());
+                return Box::pin(server.refuse(&head, &text)).await;
+            }
+            _ => break,
+        };
         let found = named(w, &x.head).await;
         match (found, x.head.method == Method::CONNECT) {
             (Ok((service, port)), true) => {
@@ -79,10 +90,13 @@ async fn proxy_requests(w: &Rc<Worker>, peer: &Arc<Peer>, drain: &drain::Watch, 
                 }
             }
             (Err(f), _) => {
-                let (head, body) = local::answer(&f, &Asked::of(&x.head), Caller::Meshed);
                 x.reply.last();
-                // whoever asked may be gone
-                let _ = x.reply.send(&head, body).await;
+                let asked = Asked::of(&x.head);
+                let id = head::request_id(&mut x.head, &mut w.dice.borrow_mut());
+                let (now, snapshot) = (w.clock.mono(), w.snapshot());
+                let mut rec = http::recording(w, id, Direction::Outbound, peer.clone(), &x.head, now, &snapshot);
+                http::refuse(&f, asked, &Reply::H1(x.reply), &mut rec).await;
+                rec.finish();
                 break;
             }
         }

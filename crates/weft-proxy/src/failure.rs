@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weft_model::ResourceRef;
+use weft_model::{ResourceRef, Uid};
 pub use weft_snapshot::failure::{FailureKind, Sent};
 use weft_snapshot::retry::{NeverSent, Outcome};
 
@@ -67,6 +67,24 @@ impl Failure {
         self
     }
 
+    /// The tries are used up, and this is what the last one met. `by`: who says so, if it is not this proxy.
+    #[must_use]
+    pub fn exhausted(self, tries: impl std::fmt::Display, endpoint: &Uid, by: Option<&str>) -> Self {
+        let by = by.map(|by| format!(", says {by}")).unwrap_or_default();
+        let what = self.detail.as_deref().unwrap_or(self.kind.sentence());
+        let detail = format!("the last of {tries} went to {endpoint} and met {}{by}: {what}", self.kind);
+        Self { kind: FailureKind::RetriesExhausted, detail: Some(detail.into()), ..self }
+    }
+
+    /// Unless an earlier try was sent: then nobody may be told that the request was not.
+    #[must_use]
+    pub fn unless_sent(mut self, before: bool) -> Self {
+        if before {
+            self.never_sent = None;
+        }
+        self
+    }
+
     pub fn sent(&self) -> Sent {
         if self.never_sent.is_some() { Sent::NotSent } else { Sent::Sent }
     }
@@ -78,6 +96,24 @@ impl Failure {
             (None, FailureKind::TryTimeout) => Outcome::TryTimedOut,
             _ => Outcome::Lost,
         }
+    }
+}
+
+/// Of a request's head that cannot be read.
+impl From<HeadError> for Failure {
+    fn from(e: HeadError) -> Self {
+        let kind = match e {
+            HeadError::TooLarge | HeadError::TooManyFields => FailureKind::RequestHeadTooLarge,
+            HeadError::Syntax
+            | HeadError::BareLf
+            | HeadError::LengthAndEncoding
+            | HeadError::Length
+            | HeadError::Encoding
+            | HeadError::Host
+            | HeadError::Target
+            | HeadError::Version => FailureKind::BadRequest,
+        };
+        Self::before_sending(kind, Side::Downstream).with_detail(format_args!("{}: {e}", e.code()))
     }
 }
 

@@ -8,6 +8,7 @@ mod outbound;
 
 use std::{net::IpAddr, rc::Rc, sync::Arc};
 
+use ::http::StatusCode;
 use rustls_pki_types::CertificateDer;
 use weft_model::{Mono, Protocol, ServiceKey, SpiffeId, Uid};
 use weft_rt::drain;
@@ -89,25 +90,29 @@ impl Role {
         }
     }
 
-    /// The record of what could not even be read.
-    pub fn refused(&self, kind: FailureKind, detail: &str) {
-        let w = self.worker();
+    /// The record of what was refused before it became a request.
+    pub fn refused(&self, f: &Failure, status: StatusCode) {
         let (direction, peer) = match self {
             Self::Outbound(o) => (Direction::Outbound, o.peer.clone()),
             Self::Inbound(i) => (Direction::Inbound, i.peer.borrow().clone()),
         };
-        let id: Arc<str> = format!("conn-{}", peer.conn).into();
-        let record = Record::new(id, direction, Spoken::Http, peer, w.clock.mono(), w.snapshot().revision);
-        let mut rec = Recording::begin(w.sink.clone(), w.clock.clone(), record);
-        rec.get().http = Some(record::Http { status: kind.http_status(), ..record::Http::default() });
-        rec.fail(&Failure::new(kind, Side::Downstream).with_detail(detail));
-        rec.finish();
+        refused(self.worker(), direction, peer, f, status);
     }
+}
+
+pub(crate) fn refused(w: &Worker, direction: Direction, peer: Arc<Peer>, f: &Failure, status: StatusCode) {
+    let id: Arc<str> = format!("conn-{}", peer.conn).into();
+    let mut record = Record::new(id, direction, Spoken::Http, peer, w.clock.mono(), w.snapshot().revision);
+    record.workload = Some(w.workload.clone());
+    record.http = Some(record::Http { status: status.as_u16(), ..record::Http::default() });
+    let mut rec = Recording::begin(w.sink.clone(), w.clock.clone(), record);
+    rec.fail(f);
+    rec.finish();
 }
 
 // === both ===
 
-fn recording(
+pub(crate) fn recording(
     w: &Worker,
     id: Arc<str>,
     direction: Direction,
@@ -143,7 +148,7 @@ fn version(head: &RequestHead) -> &'static str {
 }
 
 async fn respond(w: &Rc<Worker>, answer: Answer, reply: &Reply, flow: Option<&flows::Guard>, rec: &mut Recording) {
-    let Answer { head, mut body, switched } = answer;
+    let Answer { head, mut body, switched, .. } = answer;
     note_status(&head, rec);
     if let Some(mut up) = switched {
         let _ = w;
@@ -237,7 +242,7 @@ pub(crate) fn broke(end: &End) -> Option<Failure> {
     }
 }
 
-async fn refuse(f: &Failure, asked: Asked, reply: &Reply, rec: &mut Recording) {
+pub(crate) async fn refuse(f: &Failure, asked: Asked, reply: &Reply, rec: &mut Recording) {
     rec.fail(f);
     if f.kind == FailureKind::DownstreamClosed {
         return reply.abort();

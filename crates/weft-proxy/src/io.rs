@@ -6,6 +6,7 @@ use std::{
     future::Future,
     io,
     mem::MaybeUninit,
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -32,6 +33,8 @@ pub struct Io {
     kind: Kind,
     /// Whatever must live as long: a tunnel's claim to its connection.
     hold: Option<Box<dyn Any>>,
+    /// Our end of a connection that we opened, or of the one that carries it.
+    local: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -52,6 +55,16 @@ impl Io {
         self.peeked = bytes;
     }
 
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.local
+    }
+
+    #[must_use]
+    pub fn with_local(mut self, local: Option<SocketAddr>) -> Self {
+        self.local = local;
+        self
+    }
+
     /// Keeps `what` until the stream is gone.
     pub fn hold(&mut self, what: Box<dyn Any>) {
         self.hold = Some(what);
@@ -60,7 +73,7 @@ impl Io {
     /// Takes the stream out of a place that stays.
     #[must_use]
     pub fn take(&mut self) -> Self {
-        std::mem::replace(self, Self { peeked: BytesMut::new(), kind: Kind::Gone, hold: None })
+        std::mem::replace(self, Self { peeked: BytesMut::new(), kind: Kind::Gone, hold: None, local: None })
     }
 
     /// From now on dropping it resets: the peer must not take what it got for the whole.
@@ -136,19 +149,19 @@ impl Io {
 
 impl From<Stream> for Io {
     fn from(s: Stream) -> Self {
-        Self { peeked: BytesMut::new(), kind: Kind::Plain(s), hold: None }
+        Self { peeked: BytesMut::new(), kind: Kind::Plain(s), hold: None, local: None }
     }
 }
 
 impl From<TlsStream<Stream>> for Io {
     fn from(s: TlsStream<Stream>) -> Self {
-        Self { peeked: BytesMut::new(), kind: Kind::Tls(Box::new(s)), hold: None }
+        Self { peeked: BytesMut::new(), kind: Kind::Tls(Box::new(s)), hold: None, local: None }
     }
 }
 
 impl From<Tunnel> for Io {
     fn from(t: Tunnel) -> Self {
-        Self { peeked: BytesMut::new(), kind: Kind::Tunnel(Box::new(t)), hold: None }
+        Self { peeked: BytesMut::new(), kind: Kind::Tunnel(Box::new(t)), hold: None, local: None }
     }
 }
 

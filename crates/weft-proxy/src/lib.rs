@@ -21,6 +21,7 @@ pub mod loads;
 pub mod local;
 pub mod metrics;
 pub mod observe;
+pub mod pick;
 pub mod pool;
 pub mod pump;
 pub mod record;

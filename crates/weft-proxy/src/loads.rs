@@ -15,6 +15,7 @@ use weft_model::{Mono, ServiceKey};
 use weft_snapshot::{
     balance::{EndpointIx, LoadView},
     eject::{Ejector, Feed, Settings},
+    fragment::Endpoint,
     retry::Budget,
     snapshot::ServiceView,
 };
@@ -45,6 +46,8 @@ pub struct Service {
     pub view: Arc<ServiceView>,
     pub loads: RefCell<LoadView>,
     process: Arc<Process>,
+    /// Endpoints that lead back to this proxy.
+    own: Vec<EndpointIx>,
     /// `weft-to` per port.
     claims: RefCell<Vec<(u16, http::HeaderValue)>>,
     seen_epoch: std::cell::Cell<u64>,
@@ -102,7 +105,8 @@ impl Loads {
         Self { shared, services: RefCell::default() }
     }
 
-    pub fn of(&self, view: &Arc<ServiceView>) -> Rc<Service> {
+    /// `is_own`: does an endpoint lead back to this proxy? Asked once per list.
+    pub fn of(&self, view: &Arc<ServiceView>, is_own: impl Fn(&Endpoint) -> bool) -> Rc<Service> {
         let key = &view.service.key;
         if let Some(s) = self.services.borrow().get(key)
             && Arc::ptr_eq(&s.view, view)
@@ -121,10 +125,13 @@ impl Loads {
                 }
             }
         }
+        let places = (0..).map(EndpointIx).zip(view.endpoints());
+        let own = places.filter(|(_, e)| is_own(e)).map(|(ix, _)| ix).collect();
         let s = Rc::new(Service {
             view: view.clone(),
             loads: RefCell::new(loads),
             process,
+            own,
             claims: RefCell::default(),
             seen_epoch: std::cell::Cell::new(0),
         });
@@ -143,6 +150,11 @@ impl Loads {
 impl Service {
     pub fn budget(&self) -> &Budget {
         &self.process.budget
+    }
+
+    /// What must never be picked.
+    pub fn own(&self) -> &[EndpointIx] {
+        &self.own
     }
 
     /// What names a port of the service to its endpoints' proxies.

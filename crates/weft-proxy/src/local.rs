@@ -20,15 +20,7 @@ pub enum Caller {
 /// What is told of a failed request.
 pub fn answer(failure: &Failure, request: &Asked, caller: Caller) -> (ResponseHead, Body) {
     let face = failure.kind.face();
-    let mut text = format!("weft: {}: {}", face.label, failure.kind.sentence());
-    if caller == Caller::Meshed {
-        if let Some(rule) = &failure.rule {
-            text.push_str(&format!(" ({rule})"));
-        }
-        if let Some(detail) = &failure.detail {
-            text.push_str(&format!(": {detail}"));
-        }
-    }
+    let mut text = words(failure, caller);
     let mut head = ResponseHead::new(StatusCode::from_u16(face.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
     told(&mut head, failure, caller);
     if request.grpc {
@@ -43,6 +35,28 @@ pub fn answer(failure: &Failure, request: &Asked, caller: Caller) -> (ResponseHe
     head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     text.push('\n');
     (head, Body::full(text))
+}
+
+/// What is told of a request whose head could not be read, so that nothing is known of it. `status`: more exact than the
+/// kind's.
+pub fn unreadable(failure: &Failure, status: StatusCode) -> (ResponseHead, String) {
+    let (mut head, _) = answer(failure, &Asked { grpc: false }, Caller::Meshed);
+    head.status = status;
+    (head, words(failure, Caller::Meshed) + "\n")
+}
+
+/// `weft: <machine code>: <what it means> (<rule>): <what else is known>`
+fn words(failure: &Failure, caller: Caller) -> String {
+    let mut text = format!("weft: {}: {}", failure.kind.label(), failure.kind.sentence());
+    if caller == Caller::Meshed {
+        if let Some(rule) = &failure.rule {
+            text.push_str(&format!(" ({rule})"));
+        }
+        if let Some(detail) = &failure.detail {
+            text.push_str(&format!(": {detail}"));
+        }
+    }
+    text
 }
 
 /// What is told of a refused CONNECT: status and fields, no body.

@@ -75,6 +75,8 @@ pub struct SharedConn {
     /// New streams until then.
     until: Option<Wall>,
     pub peer: Option<SpiffeId>,
+    /// Our end.
+    local: Option<SocketAddr>,
 }
 
 /// One stream's claim to its connection.
@@ -87,6 +89,7 @@ pub struct Dialled {
     pub limit: u32,
     pub until: Option<Wall>,
     pub peer: Option<SpiffeId>,
+    pub local: Option<SocketAddr>,
 }
 
 type Waiter = oneshot::Sender<Result<Rc<SharedConn>, Failure>>;
@@ -149,6 +152,10 @@ impl Stream1 {
 
     pub fn client(&self) -> Client {
         self.0.client.clone()
+    }
+
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.0.local
     }
 
     pub fn peer(&self) -> Option<&SpiffeId> {
@@ -261,6 +268,7 @@ async fn dialled(lane: Rc<Lane>, result: Result<Dialled, Failure>, now: Mono) {
                 idle_since: Cell::new(now),
                 until: d.until,
                 peer: d.peer,
+                local: d.local,
             });
             (Ok(conn), Some(d.driver))
         }

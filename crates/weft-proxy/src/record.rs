@@ -9,12 +9,15 @@ use std::{
 };
 
 use weft_model::{Mono, ResourceRef, Revision, ServiceKey, SpiffeId, Uid};
-pub use weft_snapshot::decision::{Direction, Policy, Route, Spoken};
-use weft_snapshot::{decision::Pick, retry::GiveUp};
+pub use weft_snapshot::decision::{Direction, Policy, Route, Spoken, Teller, Try};
+use weft_snapshot::{
+    decision::{MAX_TRIES, Pick},
+    retry::GiveUp,
+};
 use weft_wire::hello::Hello;
 
 use crate::{
-    failure::{Failure, FailureKind, Side},
+    failure::{Failure, FailureKind, Sent, Side},
     metrics::Labels,
 };
 
@@ -116,11 +119,13 @@ pub struct Record {
     /// From the last byte of the request to the head of the answer.
     pub upstream_took: Option<Duration>,
     pub attempts: u8,
+    /// Outbound: every try, oldest first. Empty in the ordinary case, one that was answered: the rest of the record tells it.
+    pub tries: Vec<Try>,
     pub gave_up: Option<GiveUp>,
     pub failure: Option<FailureKind>,
     pub side: Option<Side>,
-    /// The far proxy failed it, and said so.
-    pub by_far: bool,
+    /// Who speaks of the failure.
+    pub teller: Teller,
     /// The clause that ended it later than [`Policy`] could say.
     pub rule: Option<Arc<ResourceRef>>,
     pub detail: Option<Arc<str>>,
@@ -247,10 +252,11 @@ impl Record {
             upstream_local: None,
             upstream_took: None,
             attempts: 0,
+            tries: Vec::new(),
             gave_up: None,
             failure: None,
             side: None,
-            by_far: false,
+            teller: Teller::Proxy,
             rule: None,
             detail: None,
             rx: 0,
@@ -258,6 +264,28 @@ impl Record {
             revision,
             counted: Counted::default(),
         }
+    }
+
+    pub fn failed_try(&mut self, f: &Failure, took: Duration) {
+        self.tried(Some(f.kind), 0, f.sent(), took, f.detail.clone());
+    }
+
+    /// A try at what was picked has ended. Of more than can be kept, the first ones and the last are.
+    pub fn tried(
+        &mut self,
+        failure: Option<FailureKind>,
+        status: u16,
+        sent: Sent,
+        took: Duration,
+        detail: Option<Arc<str>>,
+    ) {
+        let Some(c) = self.pick.as_ref().and_then(|p| p.chosen.as_ref()) else { return };
+        let (endpoint, address, standing) = (c.uid.clone(), c.address, c.standing);
+        let t = Try { endpoint, address, standing, failure, status, sent, took, detail };
+        if self.tries.len() == MAX_TRIES {
+            self.tries.pop();
+        }
+        self.tries.push(t);
     }
 
     /// Lets go of the connection's read buffers, of which head fields are slices: for whoever keeps records for long.

@@ -10,7 +10,8 @@ use std::{
 
 use weft_model::{Digest, SpiffeId, Wall};
 use weft_snapshot::{
-    decision::{Decision, Direction, Policy, Spoken},
+    decision::{Decision, Direction, Policy, Spoken, Try},
+    failure::Sent,
     snapshot::Snapshot,
 };
 use weft_wire::{
@@ -146,11 +147,32 @@ fn decision(at: Wall, r: &Record, own: Option<&SpiffeId>) -> Decision {
         policy: r.policy.clone(),
         pick: r.pick.clone(),
         attempts: r.attempts,
+        tries: tries(r),
         gave_up: r.gave_up,
         failure: r.failure,
+        teller: r.teller,
         status: r.http.as_ref().map_or(0, |h| h.status),
         revision: r.revision,
     }
+}
+
+/// A single one that brought what was asked for is told by the rest of the record.
+fn tries(r: &Record) -> Box<[Try]> {
+    let mut all = r.tries.clone();
+    let chosen = r.pick.as_ref().and_then(|p| p.chosen.as_ref());
+    if let Some(c) = chosen.filter(|_| all.is_empty()) {
+        all.push(Try {
+            endpoint: c.uid.clone(),
+            address: c.address,
+            standing: c.standing,
+            failure: r.failure,
+            status: r.http.as_ref().map_or(0, |h| h.status),
+            sent: Sent::Sent,
+            took: r.upstream_took.unwrap_or(r.took),
+            detail: r.detail.clone(),
+        });
+    }
+    all.into()
 }
 
 /// As the live table and the filters name it.

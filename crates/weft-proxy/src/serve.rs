@@ -16,7 +16,8 @@ use weft_snapshot::{
     balance::{self, Ask},
     detect::{self, Detect, Waiting},
     failure::FailureKind,
-    route::{self, SelectedTcp},
+    retry::GiveUp,
+    route::{self, Destination, SelectedTcp},
 };
 
 pub use self::{
@@ -24,9 +25,10 @@ pub use self::{
     requests::{http1, http2},
 };
 use crate::{
-    failure::{Failure, Side},
+    failure::{Failure, Sent, Side},
     http::{Outbound, Role, broke},
     io::Io,
+    pick,
     pump::{self, Event, Spoke},
     record::{Direction, Record, Recording, Route, Spoken},
     upstream,
@@ -37,7 +39,7 @@ pub const IDLE: Duration = Duration::from_secs(3600);
 /// A client that began to speak is given this long to be understood; then its bytes are carried as they are.
 const DETECT: Duration = Duration::from_secs(2);
 /// Endpoints tried for one byte stream.
-const TCP_TRIES: u32 = 3;
+const TCP_TRIES: usize = 3;
 
 /// One of the application's connections to an upstream.
 pub async fn outbound(o: Rc<Outbound>, stream: Stream) {
@@ -131,11 +133,11 @@ pub async fn forward(o: &Outbound, mut down: Io) {
 async fn open(o: &Outbound, rec: &mut Recording) -> Result<(Io, crate::loads::InFlight), Failure> {
     let w = &o.worker;
     let snapshot = w.snapshot();
-    let unknown = || Failure::before_sending(FailureKind::UnknownService, Side::Upstream).with_detail(&o.service);
-    let mut view = snapshot.service(&o.service).ok_or_else(unknown)?;
+    let absent = |service| pick::absent(w, &snapshot, service);
+    let mut view = snapshot.service(&o.service).ok_or_else(|| absent(&o.service))?;
     let namespace = w.namespace(&snapshot).unwrap_or_else(|| o.service.namespace.clone());
     let everything = weft_model::Labels::default();
-    let (mut port, mut subset) = (o.port, &everything);
+    let mut to = Destination { service: &o.service, port: o.port, subset: &everything };
     rec.get().route = Route::Default;
     if let Some(SelectedTcp::Rule(rule)) = view.routes(&namespace, o.port).map(route::select_tcp) {
         rec.get().route = Route::Rule(rule.origin.clone());
@@ -144,36 +146,38 @@ async fn open(o: &Outbound, rec: &mut Recording) -> Result<(Io, crate::loads::In
                 .with_rule(Some(rule.origin.clone()))
                 .with_detail(e)
         };
-        let to = rule.backend(&mut w.throw()).and_then(|b| b.destination()).map_err(nowhere)?;
-        (port, subset) = (to.port, to.subset);
-        view = snapshot.service(to.service).ok_or_else(unknown)?;
+        to = rule.backend(&mut w.throw()).and_then(|b| b.destination()).map_err(nowhere)?;
+        view = snapshot.service(to.service).ok_or_else(|| absent(to.service))?;
         rec.get().service = Some((to.service.clone(), to.port));
     }
-    let service = w.loads.of(view);
-    let none = || Failure::before_sending(FailureKind::NoHealthyEndpoint, Side::Upstream);
-    let pool = view.pool(port, subset).ok_or_else(none)?;
+    let service = w.loads(view);
     let mut tried = Vec::new();
     loop {
-        service.refresh();
-        let from = snapshot.workload(&w.workload).map(|v| &v.workload.locality);
-        let ask = Ask { now: w.clock.mono(), avoid: &tried, from };
-        let picked = balance::pick(pool, &service.loads.borrow(), &ask, &mut w.throw());
-        let ix = picked.map_err(|e| none().with_detail(e))?.ix;
-        let endpoint = view.endpoint(ix).ok_or_else(none)?;
-        let r = rec.get();
-        r.attempts += 1;
-        r.upstream_id = endpoint.identities.first().cloned();
-        r.upstream_uid = Some(endpoint.uid.clone());
-        r.upstream_addr = endpoint.mesh.or_else(|| endpoint.ports.get(&port).copied());
-        match upstream::tunnel(w, endpoint, port).await {
-            Ok(io) => return Ok((io, service.begin(ix))),
-            Err(f) if f.side == Side::Upstream && f.never_sent.is_some() && tried.len() + 1 < TCP_TRIES as usize => {
-                if f.kind != FailureKind::UpstreamRefused {
-                    service.connect_failed(ix, w.clock.mono());
+        let (endpoint, ix) = pick::pick(w, &snapshot, &service, to, &tried, rec)?;
+        let tried_at = w.clock.mono();
+        rec.get().attempts += 1;
+        let f = match upstream::tunnel(w, &endpoint, to.port).await {
+            Ok(io) => {
+                let r = rec.get();
+                r.upstream_local = io.local();
+                if !tried.is_empty() {
+                    r.tried(None, 0, Sent::Sent, w.clock.mono().since(tried_at), None);
                 }
-                tried.push(ix);
+                return Ok((io, service.begin(ix)));
             }
-            Err(f) => return Err(f),
+            Err(f) => f,
+        };
+        rec.get().failed_try(&f, w.clock.mono().since(tried_at));
+        if f.side != Side::Upstream || f.never_sent.is_none() {
+            return Err(f);
+        }
+        if f.kind != FailureKind::UpstreamRefused {
+            service.connect_failed(ix, w.clock.mono());
+        }
+        tried.push(ix);
+        if tried.len() >= TCP_TRIES {
+            rec.get().gave_up = Some(GiveUp::Attempts { tries: u32::from(rec.get().attempts) });
+            return Err(f.exhausted(tried.len(), &endpoint.uid, None));
         }
     }
 }
@@ -184,8 +188,8 @@ async fn warm(o: Rc<Outbound>, after: Duration) {
     let w = &o.worker;
     let snapshot = w.snapshot();
     let Some(view) = snapshot.service(&o.service) else { return };
-    let service = w.loads.of(view);
-    let ask = Ask { now: w.clock.mono(), avoid: &[], from: None };
+    let service = w.loads(view);
+    let ask = Ask { now: w.clock.mono(), avoid: &[], own: service.own(), from: None };
     let picked =
         view.pool_of_all(o.port).and_then(|p| balance::pick(p, &service.loads.borrow(), &ask, &mut w.throw()).ok());
     if let Some(endpoint) = picked.and_then(|p| view.endpoint(p.ix)) {

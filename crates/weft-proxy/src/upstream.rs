@@ -92,8 +92,9 @@ pub async fn tunnel(w: &Rc<Worker>, endpoint: &Arc<EndpointView>, port: u16) -> 
     let answer = h2::ask(client, &connect, Body::empty(), &|_| {}).await?;
     match answer.switched {
         Some(mut io) => {
+            let local = stream.local();
             io.hold(stream.held());
-            Ok(io)
+            Ok(io.with_local(local))
         }
         None => Err(tunnel::refused(&answer.head)),
     }
@@ -121,6 +122,7 @@ fn no_port(endpoint: &Endpoint, port: u16) -> Failure {
 
 async fn ask_h2(stream: Stream1, request: &RequestHead, body: Body, interim: Interim<'_>) -> Result<Answer, Failure> {
     let mut answer = h2::ask(stream.client(), request, body, interim).await?;
+    answer.local = stream.local();
     answer.body.hold(stream.held());
     Ok(answer)
 }
@@ -160,12 +162,14 @@ async fn ask_inside(
     if !h2 {
         return Ok(h1::client::ask(Wire::shared(io), request, body, None, interim).await?);
     }
+    let local = io.local();
     let (client, mut driver) = h2::connect(io, Windows::L7).await.map_err(protocol)?;
     let driving = weft_rt::tasks::spawn_local(async move {
         // its end shows in the streams
         let _ = std::future::poll_fn(|cx| driver.poll(cx)).await;
     });
     let mut answer = h2::ask(client, request, body, interim).await?;
+    answer.local = local;
     answer.body.hold(Box::new(driving));
     Ok(answer)
 }
@@ -184,7 +188,8 @@ async fn connect_plain(w: &Rc<Worker>, to: SocketAddr) -> Result<Io, Failure> {
         let f = Failure::before_sending(FailureKind::Loop, Side::Internal);
         return Err(f.with_detail(format_args!("{to} is a listener of this proxy")));
     }
-    net::connect(&w.net, &Addr::Tcp(to), CONNECT).await.map(Io::from).map_err(|e| {
+    let connected = net::connect(&w.net, &Addr::Tcp(to), CONNECT).await;
+    connected.map(dialled).map_err(|e| {
         let kind = match e {
             ConnectError::Timeout { .. } => FailureKind::ConnectTimeout,
             ConnectError::Io { .. } => FailureKind::ConnectFailed,
@@ -193,10 +198,16 @@ async fn connect_plain(w: &Rc<Worker>, to: SocketAddr) -> Result<Io, Failure> {
     })
 }
 
+fn dialled(stream: net::Stream) -> Io {
+    let local = stream.local_addr();
+    Io::from(stream).with_local(local)
+}
+
 async fn dial_app(w: Rc<Worker>, to: SocketAddr) -> Result<Dialled, Failure> {
     let io = connect_plain(&w, to).await?;
+    let local = io.local();
     let (client, driver) = h2::connect(io, Windows::L7).await.map_err(protocol)?;
-    Ok(Dialled { client, driver, limit: Windows::L7.streams, until: None, peer: None })
+    Ok(Dialled { client, driver, limit: Windows::L7.streams, until: None, peer: None, local })
 }
 
 /// The usual case, a connection that is there, asks nothing but the cache.
@@ -235,6 +246,7 @@ async fn dial_mesh(w: Rc<Worker>, key: Key, c: Arc<Credentials>) -> Result<Diall
             let e = ConnectError::Io { to: Addr::Tcp(address), source: e };
             Failure::before_sending(FailureKind::ConnectFailed, Side::Upstream).with_detail(weft_rt::log::chain(&e))
         })?;
+        let local = stream.local_addr();
         let carriage = if tunnel == Tunnel2::Weft1 { Tunnel::Weft1 } else { Tunnel::Hbone };
         let shaken = tls::connect(stream, &c, &expected, carriage, &sni, address.ip(), &w.wall).await;
         let (peer, group, cipher) = shaken.as_ref().map_or((None, "", ""), |(_, s)| (Some(&s.peer), s.group, s.cipher));
@@ -257,7 +269,7 @@ async fn dial_mesh(w: Rc<Worker>, key: Key, c: Arc<Credentials>) -> Result<Diall
             say_hello(client.clone(), w.hello());
         }
         let until = Some(last_call(c.svid.not_after().min(shaken.not_after), w.clock.wall()));
-        Ok(Dialled { client, driver, limit: windows.streams, until, peer: Some(shaken.peer) })
+        Ok(Dialled { client, driver, limit: windows.streams, until, peer: Some(shaken.peer), local })
     };
     match tokio::time::timeout(CONNECT, dialling).await {
         Ok(done) => done,

@@ -11,18 +11,18 @@ use std::{
 
 use tokio::sync::watch;
 use weft_identity::{Presented, WallClock};
-use weft_model::{ServiceKey, Uid};
+use weft_model::{ServiceKey, SpiffeId, Uid};
 use weft_rt::{Clock, Dice, drain, net::Net};
 use weft_snapshot::{
     detect::ServerFirst,
-    fragment::Endpoint,
-    snapshot::{EndpointView, Snapshot},
+    fragment::{Endpoint, Tunnel},
+    snapshot::{EndpointView, ServiceView, Snapshot},
 };
 use weft_wire::hello::Hello;
 
 use crate::{
     flows::Flows,
-    loads::{Loads, Shared},
+    loads::{self, Loads, Shared},
     pool::{AppPool, Class, Key, Lane, SharedPool, Tunnel2},
     record::Sink,
     tls::{self, Credentials},
@@ -54,7 +54,7 @@ pub struct Worker {
     pub dice: RefCell<Dice>,
     pub sink: Arc<dyn Sink>,
     pub workload: Uid,
-    pub loads: Loads,
+    loads: Loads,
     pub flows: Rc<Flows>,
     pub shared_conns: Rc<SharedPool>,
     pub app_conns: Rc<AppPool>,
@@ -68,6 +68,8 @@ pub struct Worker {
     own: Arc<BTreeSet<SocketAddr>>,
     cluster: Arc<str>,
     conns: Cell<u64>,
+    /// Services whose last instance went away, and when.
+    left: RefCell<HashMap<ServiceKey, weft_model::Wall>>,
     /// What this worker carries: for the acceptor, which prefers the least loaded.
     pub load: Arc<std::sync::atomic::AtomicUsize>,
 }
@@ -103,6 +105,7 @@ impl Worker {
             own: deps.own.clone(),
             cluster: deps.cluster.clone(),
             conns: Cell::new(0),
+            left: RefCell::default(),
             load: Arc::default(),
         };
         w.present();
@@ -147,11 +150,34 @@ impl Worker {
                 self.server_first.borrow_mut().forget(&s.service.key, Some(p.port));
             }
         }
+        self.note_left(&new);
         self.loads.retain(|k| new.service(k).is_some());
         self.lanes.borrow_mut().clear();
         *self.snapshot.borrow_mut() = new;
         self.present();
         self.judge();
+    }
+
+    /// Remembers of which services `new` is the first without instances.
+    fn note_left(&self, new: &Snapshot) {
+        /// Upstreams are few; what is used once and by name may be many.
+        const REMEMBERED: usize = 256;
+        let is_empty = |k: &ServiceKey| new.service(k).is_none_or(|s| s.endpoints().is_empty());
+        let mut left = self.left.borrow_mut();
+        left.retain(|k, _| is_empty(k));
+        let before = self.snapshot.borrow();
+        let peopled = before.services().filter(|s| !s.endpoints().is_empty());
+        for s in peopled.filter(|s| is_empty(&s.service.key)) {
+            if left.len() >= REMEMBERED {
+                left.clear();
+            }
+            left.insert(s.service.key.clone(), self.clock.wall());
+        }
+    }
+
+    /// When the last instance of a service went away, if that was seen and none is there again.
+    pub fn left(&self, service: &ServiceKey) -> Option<weft_model::Wall> {
+        self.left.borrow().get(service).copied()
     }
 
     fn believe(&self, new: Option<Arc<Credentials>>) {
@@ -217,6 +243,17 @@ impl Worker {
         self.presented.borrow().clone()
     }
 
+    /// Does the endpoint lead back to this proxy?
+    pub fn is_own(&self, e: &Endpoint) -> bool {
+        let plain = || e.tunnel == Tunnel::None && e.ports.values().any(|a| self.is_own_address(*a));
+        e.uid == self.workload || e.mesh.is_some_and(|a| self.is_own_address(a)) || plain()
+    }
+
+    /// What this worker measured of a service.
+    pub fn loads(&self, view: &Arc<ServiceView>) -> Rc<loads::Service> {
+        self.loads.of(view, |e| self.is_own(e))
+    }
+
     pub fn is_own_address(&self, a: SocketAddr) -> bool {
         self.own.contains(&a)
             || self.own.iter().any(|o| o.ip().is_unspecified() && o.port() == a.port() && a.ip().is_loopback())
@@ -264,9 +301,14 @@ impl Worker {
             workload: w.workload.to_string(),
             app: w.app.to_string(),
             version: w.version.to_string(),
-            cluster: self.cluster.to_string(),
+            cluster: self.cluster(&w.identity).to_owned(),
             zone: w.locality.zone.to_string(),
         }
+    }
+
+    /// What we were told, or what everybody of one group of servers shares.
+    fn cluster<'a>(&'a self, identity: &'a SpiffeId) -> &'a str {
+        if self.cluster.is_empty() { identity.trust_domain_str() } else { &self.cluster }
     }
 
     /// The same for HBONE peers (features.md 4.7).
@@ -275,7 +317,11 @@ impl Worker {
         let w = &snapshot.workload(&self.workload)?.workload;
         let text = format!(
             "k8s.cluster.name={},k8s.namespace.name={},k8s.pod.name={},service.name={},service.version={}",
-            self.cluster, w.service.namespace, w.workload, w.app, w.version
+            self.cluster(&w.identity),
+            w.service.namespace,
+            w.workload,
+            w.app,
+            w.version
         );
         http::HeaderValue::from_str(&text).ok()
     }

@@ -22,7 +22,7 @@ pub use self::{
 };
 use crate::{
     access_log,
-    control::{self, Claim, Control, JoinError, JoinToken, Proof, Standing, TokenError},
+    control::{self, Claim, Control, JoinError, Proof, Standing, TokenError},
     observe::{self, Observability, ObserveError},
     sidecar::{Config, PortRef, Sidecar, Sources, StartError, Upstream},
 };
@@ -160,7 +160,8 @@ impl Plan {
     }
 }
 
-/// Where to join, and by which proof: a token for a named server, else the local socket.
+/// Where to join, and by which proof: a token for a named server, else the local socket. A token is spent once, so that who
+/// keeps an identity needs none the next time.
 fn reach(flags: &Flags, local: Option<(SocketAddr, PathBuf)>) -> Result<(SocketAddr, Proof), PlanError> {
     use std::net::ToSocketAddrs as _;
     let Some(join) = &flags.join else {
@@ -170,8 +171,11 @@ fn reach(flags: &Flags, local: Option<(SocketAddr, PathBuf)>) -> Result<(SocketA
     let bad = |why: &str| PlanError::Join(join.clone(), why.into());
     let server = join.to_socket_addrs().map_err(|e| bad(&e.to_string()))?.next();
     let server = server.ok_or_else(|| bad("the name has no address"))?;
-    let token: JoinToken = flags.token.as_ref().ok_or(PlanError::NoToken)?.parse()?;
-    Ok((server, Proof::Token { server, token }))
+    match &flags.token {
+        Some(token) => Ok((server, Proof::Token { server, token: token.parse()? })),
+        None if flags.state.is_some() => Ok((server, Proof::Kept)),
+        None => Err(PlanError::NoToken),
+    }
 }
 
 // === impl Workload ===

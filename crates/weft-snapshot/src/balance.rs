@@ -39,6 +39,8 @@ pub struct Ask<'a> {
     pub now: Mono,
     /// Tried before, for this request: taken only when nothing else is left.
     pub avoid: &'a [EndpointIx],
+    /// Never taken: they lead back to the proxy that asks.
+    pub own: &'a [EndpointIx],
     /// Where the caller is: its zone is preferred while at least half of the zone's endpoints can be used.
     pub from: Option<&'a Locality>,
 }
@@ -88,6 +90,8 @@ pub enum Skipped {
     },
     /// Tried before, for this request.
     Tried,
+    /// It leads back to the proxy that asks.
+    Own,
 }
 
 /// 503, `UH`.
@@ -132,7 +136,9 @@ pub fn skipped<'a>(
 ) -> impl Iterator<Item = (EndpointIx, Skipped)> + 'a {
     let live = pool.tiers.iter().flat_map(|t| t.members()).filter_map(|m| {
         let l = load.of(m.ix);
-        let why = if l.ejected_until > ask.now {
+        let why = if ask.own.contains(&m.ix) {
+            Skipped::Own
+        } else if l.ejected_until > ask.now {
             Skipped::Ejected { until: l.ejected_until }
         } else if l.depreferred_until > ask.now {
             Skipped::Depreferred { until: l.depreferred_until }
@@ -144,6 +150,15 @@ pub fn skipped<'a>(
         Some((m.ix, why))
     });
     pool.excluded.iter().copied().chain(live)
+}
+
+// === impl NoEndpoint ===
+
+impl NoEndpoint {
+    /// What could be picked leads back to the proxy that asks, and nothing else is there.
+    pub fn is_own(&self) -> bool {
+        !self.reasons.is_empty() && self.reasons.iter().all(|(_, why)| *why == Skipped::Own)
+    }
 }
 
 // === helpers ===
@@ -203,7 +218,8 @@ impl Question<'_> {
 
     fn takes(&self, m: Member, filter: Filter) -> bool {
         let l = self.load.of(m.ix);
-        !(filter.eject && l.ejected_until > self.ask.now
+        !(self.ask.own.contains(&m.ix)
+            || filter.eject && l.ejected_until > self.ask.now
             || filter.depref && l.depreferred_until > self.ask.now
             || filter.avoid && self.ask.avoid.contains(&m.ix))
     }
@@ -253,6 +269,7 @@ impl fmt::Display for NoEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.reasons.len() {
             0 => f.write_str("the service has no endpoints"),
+            _ if self.is_own() => f.write_str("the only endpoint that is left leads back to this proxy"),
             n => write!(f, "none of {n} endpoints can be used"),
         }
     }
@@ -280,6 +297,7 @@ impl fmt::Display for Skipped {
             Self::Ejected { .. } => f.write_str("ejected after consecutive failures"),
             Self::Depreferred { .. } => f.write_str("failed to connect, or asked for less, a moment ago"),
             Self::Tried => f.write_str("tried already"),
+            Self::Own => f.write_str("leads back to the proxy that asks"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod explain;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use weft_model::{ResourceRef, Revision, ServiceKey, SpiffeId, Uid, Wall};
 
@@ -10,7 +10,7 @@ pub use self::explain::explain;
 use crate::{
     authz::{AllowReason, DenyReason},
     balance::{Skipped, Standing},
-    failure::FailureKind,
+    failure::{FailureKind, Sent},
     retry::GiveUp,
 };
 
@@ -33,9 +33,13 @@ pub struct Decision {
     /// Outbound: what was picked, and what was passed over.
     pub pick: Option<Box<Pick>>,
     pub attempts: u8,
+    /// Each of them, oldest first, at most [`MAX_TRIES`]: of more, the first ones and the last.
+    pub tries: Box<[Try]>,
     /// Why no further try was made.
     pub gave_up: Option<GiveUp>,
     pub failure: Option<FailureKind>,
+    /// Where there is a failure: who speaks of it.
+    pub teller: Teller,
     /// Of the answer; 0 for a connection.
     pub status: u16,
     pub revision: Revision,
@@ -76,6 +80,36 @@ pub enum Policy {
         why: DenyReason,
     },
 }
+
+/// Who answered, of an answer that tells of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Teller {
+    /// The proxy that decided.
+    #[default]
+    Proxy,
+    /// The proxy of the endpoint.
+    FarProxy,
+    /// The application: its answer was to be tried again, and no try was left.
+    Application,
+}
+
+/// Where one try went, and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Try {
+    pub endpoint: Uid,
+    pub address: SocketAddr,
+    pub standing: Standing,
+    pub failure: Option<FailureKind>,
+    /// 0: it was not answered, or is a connection.
+    pub status: u16,
+    pub sent: Sent,
+    pub took: Duration,
+    /// What is known of the failure besides its kind.
+    pub detail: Option<Arc<str>>,
+}
+
+/// So many tries of one request are kept.
+pub const MAX_TRIES: usize = 16;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pick {

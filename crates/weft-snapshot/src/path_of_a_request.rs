@@ -72,7 +72,7 @@ fn nothing_is_allocated_while_the_answer_is_yes() {
         let Selected::Rule(matched) = select(service.routes(&consumer, 80).unwrap(), &request) else { panic!() };
         let backend = matched.backend(&mut dice).unwrap();
         let to = backend.destination().unwrap();
-        let ask = Ask { now: Mono::secs(1), avoid: &[], from: None };
+        let ask = Ask { now: Mono::secs(1), avoid: &[], own: &[], from: None };
         let pool = service.pool(to.port, to.subset).unwrap();
         pick(pool, &load, &ask, &mut dice).unwrap();
         assert!(matched.edits(backend, &path).is_empty());

@@ -38,6 +38,9 @@ pub enum Outcome {
     Answered {
         status: u16,
     },
+    /// A proxy's verdict about the request or its caller, or its own state: the same at every endpoint, whatever the policy
+    /// says of its status.
+    Refused,
     /// Some of it left, and no answer came.
     Lost,
     /// One try took longer than it may.
@@ -142,7 +145,7 @@ impl Plan {
         let never_sent = match outcome {
             Outcome::NeverSent(_) => true,
             Outcome::Answered { status } if self.policy.statuses.contains(&status) => false,
-            Outcome::Answered { .. } => return Err(GiveUp::Answered),
+            Outcome::Answered { .. } | Outcome::Refused => return Err(GiveUp::Answered),
             Outcome::Lost | Outcome::TryTimedOut => return Err(GiveUp::MayBeDone),
         };
         if self.retries >= self.policy.attempts {

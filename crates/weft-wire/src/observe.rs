@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 use weft_model::Digest;
-use weft_snapshot::decision::{Decision, Direction, Policy, Route, Spoken, explain};
+use weft_snapshot::{
+    decision::{Decision, Direction, Policy, Route, Spoken, Try, explain},
+    failure::Sent,
+};
 
 use crate::{fragment::revision, v1};
 
@@ -67,20 +70,25 @@ pub fn decision(proxy: &str, digest: Digest, d: &Decision) -> v1::Decision {
         if pick.others > 0 {
             say("skipped_others", pick.others.to_string());
         }
-        out.attempts = pick
-            .chosen
-            .iter()
-            .map(|c| v1::Attempt {
-                endpoint: c.uid.to_string(),
-                addr: c.address.to_string(),
-                reason: c.standing.to_string(),
-                status: u32::from(d.status),
-                sent: d.failure.is_none(),
-                ..v1::Attempt::default()
-            })
-            .collect();
     }
+    out.attempts = d.tries.iter().map(attempt).collect();
     out
+}
+
+fn attempt(t: &Try) -> v1::Attempt {
+    v1::Attempt {
+        endpoint: t.endpoint.to_string(),
+        addr: t.address.to_string(),
+        failure: t.failure.map(|kind| kind.label().to_owned()).unwrap_or_default(),
+        status: u32::from(t.status),
+        dur_us: u64::try_from(t.took.as_micros()).unwrap_or(u64::MAX),
+        sent: t.sent == Sent::Sent,
+        reason: match (&t.detail, t.failure) {
+            (Some(detail), _) => detail.to_string(),
+            (None, Some(kind)) => kind.sentence().to_owned(),
+            (None, None) => t.standing.to_string(),
+        },
+    }
 }
 
 /// Does the filter let it through? Empty fields match everything.
@@ -118,8 +126,10 @@ mod tests {
             },
             pick: None,
             attempts: 1,
+            tries: Box::default(),
             gave_up: None,
             failure: Some(FailureKind::Denied),
+            teller: Default::default(),
             status: 403,
             revision: Revision::new(1, 42),
         };

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use weft_model::{ServiceKey, SpiffeId, Uid};
 use weft_resources::World;
 use weft_snapshot::{
-    authz::{Attributes, InboundView, L4Verdict, Verdict, evaluate, evaluate_l4, normalize},
+    authz::{Attributes, DenyReason, InboundView, L4Verdict, Verdict, evaluate, evaluate_l4, normalize},
     fragment::Listen,
     request::Request,
 };
@@ -155,15 +155,20 @@ fn judge(
         http,
     };
     let rule = |r: &Option<Arc<weft_model::ResourceRef>>| r.as_ref().map(ToString::to_string).unwrap_or_default();
+    // Whoever asks knows the service's port; that of an application differs from instance to instance
+    let told = |why: DenyReason| match why {
+        DenyReason::Plaintext { .. } => DenyReason::Plaintext { port: listen.service_port }.to_string(),
+        why => why.to_string(),
+    };
     if asked {
         return Ok(match evaluate(view, &attributes) {
             Verdict::Allow { rule: r, why } => ("allow", rule(&r), why.to_string()),
-            Verdict::Deny { rule: r, why } => ("deny", rule(&r), why.to_string()),
+            Verdict::Deny { rule: r, why } => ("deny", rule(&r), told(why)),
         });
     }
     Ok(match evaluate_l4(view, &attributes) {
         L4Verdict::Allow { rule: r, why } => ("allow", rule(&r), why.to_string()),
-        L4Verdict::Deny { rule: r, why } => ("deny", rule(&r), why.to_string()),
+        L4Verdict::Deny { rule: r, why } => ("deny", rule(&r), told(why)),
         L4Verdict::NeedsHttp => {
             ("depends", String::new(), "it depends on the request; add method, path or host to ask about one".into())
         }

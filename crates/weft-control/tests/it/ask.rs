@@ -62,6 +62,24 @@ async fn why_asks_every_proxy_that_is_who_it_says() {
 }
 
 #[tokio::test]
+async fn sec_33_instances_that_answer_alike_share_a_row() {
+    let mesh = Mesh::start().await;
+    let (web, twin) = (mesh.join("shop", "web").await, mesh.join("shop", "web").await);
+    let mut elsewhere = register("shop", "web", "web-2");
+    elsewhere.ports[0].app.as_mut().unwrap().port += 100;
+    elsewhere.mesh_address.as_mut().unwrap().port += 100;
+    let (_a, _) = attach(&mesh, &web, register("shop", "web", "web-1")).await;
+    let (_b, _) = attach(&mesh, &twin, elsewhere).await;
+    let (_, json) = mesh.get("/weft/v1/allow?to=shop/web").await;
+    let rows = json["rows"].as_array().unwrap();
+    let froms: Vec<_> = rows.iter().map(|r| r["from"].as_str().unwrap().rsplit('/').next().unwrap()).collect();
+    assert_eq!(froms, ["web", "unauthenticated"], "{json:#}");
+    let nobody = rows.iter().find(|r| r["from"] == "unauthenticated").unwrap();
+    assert_eq!(nobody["instances"], json!(["shop/web/n1/web-1", "shop/web/n1/web-2"]));
+    assert!(nobody["reason"].as_str().unwrap().contains("port 80 "), "the service's: {nobody:#}");
+}
+
+#[tokio::test]
 async fn sec_33_allow_evaluates_every_known_identity() {
     let mesh = Mesh::start().await;
     let (web, api) = (mesh.join("shop", "web").await, mesh.join("shop", "api").await);

@@ -45,6 +45,9 @@ impl Windows {
 
 /// Beyond this much unsent output, writers wait for the socket.
 const OUT_LIMIT: usize = 256 * 1024;
+/// Header lists up to here are read, so that what is beyond [`MAX_HEAD`] is refused in our words. What is larger still is
+/// answered by h2 itself, with a bare 431 or by ending the connection.
+const MAX_LIST: u32 = 256 * 1024;
 /// From here on a write goes to the stream at once.
 const DIRECT: usize = 16 * 1024;
 /// Kept between turns.
@@ -197,7 +200,7 @@ impl Server {
             .initial_connection_window_size(w.connection)
             .max_frame_size(w.frame)
             .max_concurrent_streams(w.streams)
-            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+            .max_header_list_size(MAX_LIST)
             .handshake(out.clone());
         let mut handshake = std::pin::pin!(handshake);
         let conn = poll_fn(|cx| {
@@ -256,7 +259,7 @@ pub async fn connect(io: Io, w: Windows) -> Result<(Client, Driver), h2::Error> 
         .initial_window_size(w.stream)
         .initial_connection_window_size(w.connection)
         .max_frame_size(w.frame)
-        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .max_header_list_size(MAX_LIST)
         .enable_push(false)
         .initial_max_send_streams(usize::try_from(w.streams).unwrap_or(100))
         .handshake(out.clone())
@@ -266,10 +269,26 @@ pub async fn connect(io: Io, w: Windows) -> Result<(Client, Driver), h2::Error> 
 
 // === heads ===
 
+/// How much a request's head may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    OfApplication,
+    /// The first proxy held it to that limit; what proxies add has room here.
+    OfMesh,
+}
+
+/// Fields that a proxy adds at most.
+const ADDED: usize = 16;
+
 /// A request's head in our form.
-pub fn request_head(parts: http::request::Parts) -> Result<RequestHead, HeadError> {
-    if parts.headers.len() > MAX_FIELDS {
+pub fn request_head(parts: http::request::Parts, limit: Limit) -> Result<RequestHead, HeadError> {
+    let fields = if limit == Limit::OfMesh { MAX_FIELDS + ADDED } else { MAX_FIELDS };
+    if parts.headers.len() > fields {
         return Err(HeadError::TooManyFields);
+    }
+    if limit == Limit::OfApplication {
+        let target = parts.uri.path_and_query().map_or(0, |p| p.as_str().len());
+        within(target, &parts.headers)?;
     }
     let mut headers = parts.headers;
     let host = match (headers.get_all(header::HOST).iter().count(), headers.remove(header::HOST)) {
@@ -292,6 +311,14 @@ pub fn request_head(parts: http::request::Parts) -> Result<RequestHead, HeadErro
         None => Bytes::from_static(b"/"),
     };
     Ok(RequestHead { method: parts.method, authority, path, headers, origin: Origin::Http2, upgrade: None })
+}
+
+/// A head's size as HTTP/1 would write it.
+fn within(first: usize, headers: &http::HeaderMap) -> Result<(), HeadError> {
+    /// `: ` and the end of the line.
+    const AROUND: usize = 4;
+    let size = headers.iter().fold(first, |sum, (k, v)| sum + k.as_str().len() + v.len() + AROUND);
+    if size > MAX_HEAD { Err(HeadError::TooLarge) } else { Ok(()) }
 }
 
 /// Our head as h2 wants it. `None` when method, authority and path make no URI.
@@ -352,16 +379,17 @@ pub(crate) async fn ask(
     if parts.headers.len() > MAX_FIELDS {
         return Err(AskError::Head(HeadError::TooManyFields));
     }
+    within(0, &parts.headers).map_err(AskError::Head)?;
     let head = ResponseHead { status: parts.status, headers: parts.headers };
     if head.status.is_success()
         && let Some(send) = tunnel.take()
     {
         let tunnel = crate::tunnel::Tunnel::new(send, recv);
-        return Ok(Answer { head, body: Body::empty(), switched: Some(tunnel.into()) });
+        return Ok(Answer { head, body: Body::empty(), switched: Some(tunnel.into()), local: None });
     }
     let mut body = Body::h2(recv);
     body.sender = sender;
-    Ok(Answer { head, body, switched: None })
+    Ok(Answer { head, body, switched: None, local: None })
 }
 
 /// What is there goes at once; the rest in a task of its own.

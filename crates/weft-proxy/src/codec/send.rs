@@ -3,6 +3,7 @@
 use std::{
     future::poll_fn,
     io,
+    net::SocketAddr,
     task::{Poll, ready},
 };
 
@@ -42,6 +43,8 @@ pub struct Answer {
     pub body: Body,
     /// It is no HTTP any more: 101, or a CONNECT that was accepted.
     pub switched: Option<Io>,
+    /// Our end of the connection that it came on.
+    pub local: Option<SocketAddr>,
 }
 
 /// Why an upstream did not answer.

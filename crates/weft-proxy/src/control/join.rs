@@ -31,6 +31,8 @@ pub enum Proof {
     },
     /// The Unix socket of a server on this host that trusts this user.
     Socket(PathBuf),
+    /// It cannot: it lives on the identity that it kept.
+    Kept,
 }
 
 /// Whose identity is asked for.
@@ -49,6 +51,11 @@ pub struct TokenError;
 /// Why there is no identity yet.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
+    #[error(
+        "no identity that is still valid was kept here, and there is no token to join with: make one with `weft token create \
+         --service NAME` and pass it as WEFT_TOKEN"
+    )]
+    NothingKept,
     /// Worth trying again.
     #[error("no answer from the control plane at {server}: {why}; is `weft server` or `weft dev` running there?")]
     Unreachable { server: String, why: String },
@@ -108,6 +115,7 @@ pub async fn join(
     let (channel, token_id, secret) = match proof {
         Proof::Token { server, token } => (connect::pinned(net, *server, token.pin, clock), &*token.id, &*token.secret),
         Proof::Socket(path) => (connect::socket(path), "", ""),
+        Proof::Kept => return Err(JoinError::NothingKept),
     };
     let unreachable = |why: String| JoinError::Unreachable { server: proof.server(), why };
     let mut client = WorkloadApiClient::new(channel.map_err(|e| unreachable(chain(&e)))?);
@@ -143,6 +151,7 @@ impl Proof {
         match self {
             Self::Token { server, .. } => server.to_string(),
             Self::Socket(path) => path.display().to_string(),
+            Self::Kept => String::new(),
         }
     }
 

@@ -43,7 +43,7 @@ pub(super) async fn inbound(i: &Rc<Inbound>, mut head: RequestHead, mut body: Bo
             };
             match answer {
                 Ok(mut answer) => {
-                    rec.get().attempts = 1;
+                    (rec.get().attempts, rec.get().upstream_local) = (1, answer.local);
                     // an application that speaks under our names would be believed
                     head::strip(&mut answer.head.headers);
                     respond(w, answer, reply, Some(&flow), &mut rec).await;

@@ -2,19 +2,18 @@
 //!
 //! snapshot → route → edits → deadline → retry plan { pick → pool → send } → response edits → answer → record
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{ops::ControlFlow, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use weft_model::{Mono, ServiceKey};
+use weft_model::Mono;
 use weft_snapshot::{
-    balance::{self, Ask, EndpointIx, Standing},
-    decision::{Chosen, Pick},
+    balance::EndpointIx,
     eject::{feed_of_failure, feed_of_status},
     failure::{FailureKind, Sent},
     fragment::{RetryPolicy, Timeouts, Tunnel},
-    retry::{Next, Outcome, Plan},
+    retry::{GiveUp, NeverSent, Next, Outcome, Plan},
     route::{self, Destination, Edits, Selected},
-    snapshot::{EndpointView, ServiceView, Snapshot, WorkloadView},
+    snapshot::{EndpointView, Snapshot},
 };
 
 use super::{Outbound, note_request, recording, refuse, respond};
@@ -24,7 +23,8 @@ use crate::{
     head::{self, Borrowed},
     loads,
     local::Asked,
-    record::{Direction, Recording, Route},
+    pick,
+    record::{Direction, Record, Recording, Route, Teller},
     upstream,
     worker::Worker,
 };
@@ -33,6 +33,10 @@ pub(super) async fn outbound(o: &Rc<Outbound>, mut head: RequestHead, mut body: 
     let w = &o.worker;
     let (snapshot, started) = (w.snapshot(), w.clock.mono());
     let asked = Asked::of(&head);
+    if o.port == 0 {
+        // which port is meant was asked for in vain; the next connection asks anew
+        reply.last();
+    }
     head::strip(&mut head.headers);
     let id = head::request_id(&mut head, &mut w.dice.borrow_mut());
     let mut rec = recording(w, id, Direction::Outbound, o.peer.clone(), &head, started, &snapshot);
@@ -51,7 +55,12 @@ pub(super) async fn outbound(o: &Rc<Outbound>, mut head: RequestHead, mut body: 
             }
             respond(w, answer, reply, None, &mut rec).await;
         }
-        Err(f) => Box::pin(refuse(&f, asked, reply, &mut rec)).await,
+        Err(mut f) => {
+            if let (None, Route::Rule(rule)) = (&f.rule, &rec.get().route) {
+                f.rule = Some(rule.clone());
+            }
+            Box::pin(refuse(&f, asked, reply, &mut rec)).await;
+        }
     }
     note_request(came, &mut rec);
     rec.finish();
@@ -70,7 +79,7 @@ async fn exchange(
     rec: &mut Recording,
 ) -> Result<(Answer, ResponseEdits, loads::InFlight), Failure> {
     let w = &o.worker;
-    let view = snapshot.service(&o.service).ok_or_else(|| unknown(snapshot, &o.service))?;
+    let view = snapshot.service(&o.service).ok_or_else(|| pick::absent(w, snapshot, &o.service))?;
     let namespace = w.namespace(snapshot).unwrap_or_else(|| o.service.namespace.clone());
 
     // route
@@ -105,7 +114,7 @@ async fn exchange(
     let view = if *to.service == o.service {
         view
     } else {
-        snapshot.service(to.service).ok_or_else(|| unknown(snapshot, to.service))?
+        snapshot.service(to.service).ok_or_else(|| pick::absent(w, snapshot, to.service))?
     };
     rec.get().service = Some((to.service.clone(), to.port));
 
@@ -114,78 +123,159 @@ async fn exchange(
         timeouts.request = Some(timeouts.request.map_or(cap, |t| t.min(cap)));
     }
     let mut plan = Plan::new(retry, timeouts, started);
-    let service = w.loads.of(view);
+    let service = w.loads(view);
     service.budget().deposit();
     upstream::prepare(&mut head, &service, to.port);
-
-    // tries
+    let asking = Asking { w, snapshot, service, to, reply };
     let mut kept = Kept::of(body);
-    let mut tried: Vec<EndpointIx> = Vec::new();
+    let (answer, in_flight) = tries(&asking, &mut plan, &mut head, &mut kept, rec).await?;
+    Ok((answer, response_edits, in_flight))
+}
+
+/// What all tries of a request have in common.
+struct Asking<'a> {
+    w: &'a Rc<Worker>,
+    snapshot: &'a Snapshot,
+    service: Rc<loads::Service>,
+    to: Destination<'a>,
+    reply: &'a Reply,
+}
+
+/// What went before.
+#[derive(Default)]
+struct Before {
+    tried: Vec<EndpointIx>,
+    /// Some try was, or may have been, sent: then nobody may be told that the request was not.
+    sent: bool,
+}
+
+/// pick → pool → send, until there is an answer to pass on, or no try is left.
+async fn tries(
+    a: &Asking<'_>,
+    plan: &mut Plan,
+    head: &mut RequestHead,
+    kept: &mut Kept,
+    rec: &mut Recording,
+) -> Result<(Answer, loads::InFlight), Failure> {
+    let mut before = Before::default();
     loop {
-        let (endpoint, ix) = pick(w, &service, to, &tried, snapshot.workload(&w.workload), rec)?;
-        let in_flight = service.begin(ix);
-        let tried_at = w.clock.mono();
-        let outcome = one_try(w, &endpoint, to.port, &mut head, &mut kept, reply, &plan).await;
-        let now = w.clock.mono();
-        rec.get().attempts = u8::try_from(plan.tries()).unwrap_or(u8::MAX);
-        let what = judge(&service, ix, &outcome, tried_at, now);
-        rec.get().upstream_took = Some(now.since(tried_at));
-        let next = plan.next(what, kept.state(), now, service.budget(), &mut w.throw());
-        match (next, outcome) {
-            (Next::GiveUp { why }, Ok(mut answer)) => {
-                if why != weft_snapshot::retry::GiveUp::Answered {
-                    rec.get().gave_up = Some(why);
-                }
-                told_by_far(&mut answer, endpoint.tunnel, rec);
-                kept.done();
-                return Ok((answer, response_edits, in_flight));
-            }
-            (Next::GiveUp { why }, Err(f)) => {
-                rec.get().gave_up = Some(why);
-                return Err(f);
-            }
-            (Next::Retry { after }, _) => {
-                tried.push(ix);
-                if !after.is_zero() {
-                    tokio::time::sleep(after).await;
-                }
-            }
+        let picked = pick::pick(a.w, a.snapshot, &a.service, a.to, &before.tried, rec);
+        let (endpoint, ix) = picked.map_err(|f| f.unless_sent(before.sent))?;
+        let in_flight = a.service.begin(ix);
+        let started = a.w.clock.mono();
+        let outcome = one_try(a.w, &endpoint, a.to.port, head, kept, a.reply, plan).await;
+        let tried = Tried { endpoint, ix, started };
+        match after(a, tried, outcome, plan, kept, &mut before, rec.get()) {
+            ControlFlow::Break(done) => return done.map(|answer| (answer, in_flight)),
+            ControlFlow::Continue(pause) if pause.is_zero() => {}
+            ControlFlow::Continue(pause) => tokio::time::sleep(pause).await,
         }
     }
 }
 
-fn pick(
-    w: &Rc<Worker>,
-    service: &Rc<loads::Service>,
-    to: Destination<'_>,
-    tried: &[EndpointIx],
-    own: Option<&Arc<WorkloadView>>,
-    rec: &mut Recording,
-) -> Result<(Arc<EndpointView>, EndpointIx), Failure> {
-    service.refresh();
-    let none = || Failure::before_sending(FailureKind::NoHealthyEndpoint, Side::Upstream);
-    let view: &ServiceView = &service.view;
-    let Some(pool) = view.pool(to.port, to.subset) else {
-        return Err(none().with_detail(format_args!("{} has no port {}", to.service, to.port)));
+struct Tried {
+    endpoint: Arc<EndpointView>,
+    ix: EndpointIx,
+    started: Mono,
+}
+
+/// What follows from how a try ended: another one after a pause, or the end.
+fn after(
+    a: &Asking<'_>,
+    at: Tried,
+    mut outcome: Result<Answer, Failure>,
+    plan: &mut Plan,
+    kept: &Kept,
+    before: &mut Before,
+    r: &mut Record,
+) -> ControlFlow<Result<Answer, Failure>, Duration> {
+    let Tried { endpoint, ix, started } = at;
+    let now = a.w.clock.mono();
+    if let (Ok(answer), true) = (&mut outcome, endpoint.tunnel != Tunnel::Weft1) {
+        // Only a proxy of ours may speak as one
+        head::strip(&mut answer.head.headers);
+    }
+    let told = Told::of(&outcome);
+    let what = judge(&a.service, ix, &outcome, &told, started, now);
+    r.attempts = u8::try_from(plan.tries()).unwrap_or(u8::MAX);
+    r.upstream_took = Some(now.since(started));
+    r.upstream_local = outcome.as_ref().ok().and_then(|a| a.local);
+    let next = plan.next(what, kept.state(), now, a.service.budget(), &mut a.w.throw());
+    if told != Told::Answered || !before.tried.is_empty() || matches!(next, Next::Retry { .. }) {
+        note(r, &outcome, &told, now.since(started));
+    }
+    let why = match next {
+        Next::Retry { after } => {
+            before.sent |= !matches!(what, Outcome::NeverSent(_));
+            before.tried.push(ix);
+            return ControlFlow::Continue(after);
+        }
+        Next::GiveUp { why } => why,
     };
-    let ask = Ask { now: w.clock.mono(), avoid: tried, from: own.map(|v| &v.workload.locality) };
-    let loads = service.loads.borrow();
-    let picked = balance::pick(pool, &loads, &ask, &mut w.throw());
-    let chosen = picked.as_ref().ok().and_then(|p| {
-        let e = view.endpoint(p.ix)?;
-        let r = rec.get();
-        r.upstream_id = e.identities.first().cloned();
-        r.upstream_uid = Some(e.uid.clone());
-        r.upstream_addr = e.mesh.or_else(|| e.ports.get(&to.port).copied());
-        let over = p.why.over.and_then(|o| view.endpoint(o)).map(|o| o.uid.clone());
-        Some(Chosen { uid: e.uid.clone(), address: r.upstream_addr?, standing: p.why.standing, over })
-    });
-    // Whoever was passed over is of interest when not everything was well; asking costs a look at every endpoint.
-    let well = picked.as_ref().is_ok_and(|p| p.why.standing == Standing::Passing) && tried.is_empty();
-    let skipped = if well { None } else { Some(balance::skipped(pool, &loads, &ask)) };
-    rec.get().pick = Some(Box::new(Pick::new(chosen, skipped.into_iter().flatten(), view)));
-    let picked = picked.map_err(|e| none().with_detail(e))?;
-    Ok((view.endpoint(picked.ix).ok_or_else(none)?.clone(), picked.ix))
+    if why != GiveUp::Answered {
+        r.gave_up = Some(why);
+    }
+    let exhausted = match why {
+        GiveUp::Attempts { tries: tries @ 2.. } => Some(tries),
+        _ => None,
+    };
+    let failure = match (outcome, exhausted) {
+        (Ok(mut answer), None) => {
+            told_by_far(&mut answer, &told, before.sent, r);
+            kept.done();
+            return ControlFlow::Break(Ok(answer));
+        }
+        (Ok(answer), Some(_)) if told == Told::Answered => {
+            // The application's own, like the ones before it
+            (r.failure, r.side) = (Some(FailureKind::RetriesExhausted), Some(Side::Upstream));
+            r.teller = Teller::Application;
+            kept.done();
+            return ControlFlow::Break(Ok(answer));
+        }
+        (Ok(_), Some(tries)) => told.failure().exhausted(tries, &endpoint.uid, Some("its proxy")),
+        (Err(f), Some(tries)) => f.exhausted(tries, &endpoint.uid, None),
+        (Err(f), None) => f,
+    };
+    ControlFlow::Break(Err(failure.unless_sent(before.sent)))
+}
+
+/// Who speaks in a try's outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// The application, or whoever stands for it.
+    Answered,
+    /// The endpoint's proxy.
+    ByFar(Option<FailureKind>, Sent),
+    /// This proxy: there is no answer.
+    Failed(FailureKind, Sent),
+}
+
+impl Told {
+    fn of(outcome: &Result<Answer, Failure>) -> Self {
+        match outcome {
+            Err(f) => Self::Failed(f.kind, f.sent()),
+            Ok(a) => head::far_failure(&a.head.headers).map_or(Self::Answered, |(kind, sent)| Self::ByFar(kind, sent)),
+        }
+    }
+
+    /// What the endpoint's proxy says, as if it were ours.
+    fn failure(self) -> Failure {
+        let (kind, sent) = match self {
+            Self::Answered => (None, Sent::Sent),
+            Self::ByFar(kind, sent) => (kind, sent),
+            Self::Failed(kind, sent) => (Some(kind), sent),
+        };
+        let never_sent = (sent == Sent::NotSent).then_some(NeverSent::FarProxySays);
+        Failure { never_sent, ..Failure::new(kind.unwrap_or(FailureKind::Internal), Side::Upstream) }
+    }
+}
+
+fn note(r: &mut Record, outcome: &Result<Answer, Failure>, told: &Told, took: Duration) {
+    match (outcome, *told) {
+        (Err(f), _) => r.failed_try(f, took),
+        (Ok(a), Told::ByFar(kind, sent)) => r.tried(kind, a.head.status.as_u16(), sent, took, None),
+        (Ok(a), _) => r.tried(None, a.head.status.as_u16(), Sent::Sent, took, None),
+    }
 }
 
 async fn one_try(
@@ -226,22 +316,23 @@ fn judge(
     service: &loads::Service,
     ix: EndpointIx,
     outcome: &Result<Answer, Failure>,
+    told: &Told,
     started: Mono,
     now: Mono,
 ) -> Outcome {
     match outcome {
         Ok(a) => {
             let status = a.head.status.as_u16();
-            let far = head::far_failure(&a.head.headers);
             service.observe(ix, now.since(started), now);
-            service.feed(ix, feed_of_status(status, far.is_some()), now);
+            service.feed(ix, feed_of_status(status, *told != Told::Answered), now);
             if status == 429 || a.head.headers.get("grpc-status").is_some_and(|v| v == "8") {
                 service.rate_limited(ix, head::retry_after(&a.head.headers), now);
             }
-            match far {
-                Some((kind, Sent::NotSent)) if !is_refusal(kind) => {
+            match told {
+                Told::ByFar(Some(kind), _) if kind.is_verdict() => Outcome::Refused,
+                Told::ByFar(_, Sent::NotSent) => {
                     service.connect_failed(ix, now);
-                    Outcome::NeverSent(weft_snapshot::retry::NeverSent::FarProxySays)
+                    Outcome::NeverSent(NeverSent::FarProxySays)
                 }
                 _ => Outcome::Answered { status },
             }
@@ -254,51 +345,30 @@ fn judge(
                     service.connect_failed(ix, now);
                 }
             }
-            f.outcome()
+            match f.side {
+                // our own state, which no other endpoint would change
+                Side::Internal => Outcome::Refused,
+                _ => f.outcome(),
+            }
         }
     }
 }
 
-/// A decision of the far proxy about this request: the same everywhere, so not tried elsewhere.
-fn is_refusal(kind: Option<FailureKind>) -> bool {
-    use FailureKind as K;
-    matches!(
-        kind,
-        Some(
-            K::Denied
-                | K::NotHttp
-                | K::PlaintextRefused
-                | K::BadRequest
-                | K::AmbiguousPath
-                | K::RequestHeadTooLarge
-                | K::Loop
-        )
-    )
-}
-
-/// Only a proxy may speak as one: what a plain endpoint says under our names is dropped.
-fn told_by_far(answer: &mut Answer, tunnel: Tunnel, rec: &mut Recording) {
-    if tunnel == Tunnel::None {
-        head::strip(&mut answer.head.headers);
-    } else if let Some((kind, _)) = head::far_failure(&answer.head.headers) {
-        let r = rec.get();
-        r.failure = kind;
-        r.side = Some(Side::Upstream);
-        r.by_far = true;
+/// What the endpoint's proxy says is passed on, and remembered.
+fn told_by_far(answer: &mut Answer, told: &Told, sent_before: bool, r: &mut Record) {
+    let Told::ByFar(kind, sent) = *told else { return };
+    let headers = &mut answer.head.headers;
+    (r.failure, r.side, r.teller) = (kind, Some(Side::Upstream), Teller::FarProxy);
+    r.rule = headers.get(head::RULE).and_then(|v| v.to_str().ok()?.parse().ok()).map(Arc::new);
+    if sent_before && sent == Sent::NotSent {
+        let said = headers.get(head::FAILURE).and_then(|v| v.to_str().ok()?.split(';').next());
+        let doubtful = said.and_then(|label| http::HeaderValue::from_str(&format!("{label};sent")).ok());
+        headers.insert(head::FAILURE, doubtful.unwrap_or(http::HeaderValue::from_static("internal;sent")));
     }
 }
 
 fn whole<'a>(o: &'a Outbound, everything: &'a weft_model::Labels) -> Destination<'a> {
     Destination { service: &o.service, port: o.port, subset: everything }
-}
-
-fn unknown(snapshot: &Snapshot, service: &ServiceKey) -> Failure {
-    let kind = if snapshot.revision == weft_model::Revision::ZERO {
-        FailureKind::NoSnapshot
-    } else {
-        FailureKind::UnknownService
-    };
-    Failure::before_sending(kind, Side::Upstream).with_detail(service)
 }
 
 fn no_backend(e: &route::NoBackend) -> Failure {

@@ -14,7 +14,7 @@ use weft_snapshot::authz::DenyReason;
 use super::labels::End;
 use crate::{
     failure::{FailureKind, Side},
-    record::{Direction, Policy, Record, Spoken},
+    record::{Direction, Policy, Record, Spoken, Teller},
 };
 
 /// Edges that a worker keeps apart; further ones count as one between unknown ends.
@@ -233,7 +233,7 @@ impl Edge {
 fn is_our_own(kind: FailureKind, r: &Record) -> bool {
     let begun = r.counted.opened || r.http.as_ref().is_some_and(|h| (100..400).contains(&h.status));
     let broke_off = begun && r.side == Some(Side::Upstream);
-    kind != FailureKind::DownstreamClosed && !broke_off && !r.by_far
+    kind != FailureKind::DownstreamClosed && !broke_off && r.teller == Teller::Proxy
 }
 
 /// The clause that denied, or a word for what did without one; `None` where nothing was denied by policy.

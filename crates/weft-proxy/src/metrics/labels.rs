@@ -86,7 +86,9 @@ impl Labels {
             labels.workload = known(&hello.workload);
             labels.app = known(&hello.app);
             labels.version = known(&hello.version);
-            labels.cluster = known(&hello.cluster);
+            if !hello.cluster.is_empty() {
+                labels.cluster = hello.cluster.as_str().into();
+            }
             labels.zone = known(&hello.zone);
         }
         labels
@@ -117,6 +119,8 @@ impl Labels {
     fn authenticate(&mut self, id: Option<&SpiffeId>) {
         let Some(id) = id else { return };
         self.principal = id.as_str().into();
+        // One group of servers is one trust domain: that is what its workloads share, and others do not
+        self.cluster = id.trust_domain_str().into();
         if let Some(namespace) = id.namespace() {
             self.namespace = namespace.into();
         }
@@ -259,6 +263,7 @@ mod tests {
         let labels = ends.peer(&peer("web-1")).0;
         assert_eq!((&*labels.principal, &*labels.namespace), ("spiffe://td/ns/shop/sa/web", "shop"));
         assert_eq!((&*labels.workload, &*labels.app), ("web-1", UNKNOWN));
+        assert_eq!(&*labels.cluster, "td", "who says nothing else is of its trust domain's cluster");
         assert_eq!((labels.canonical_service(), labels.canonical_revision()), ("web-1", "v2"));
         let nobody = ends.peer(&Peer::default()).0;
         assert_eq!((&*nobody.principal, nobody.canonical_service()), (UNKNOWN, UNKNOWN));

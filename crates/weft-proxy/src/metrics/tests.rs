@@ -14,7 +14,7 @@ use weft_wire::{hello::Hello, v1};
 use super::*;
 use crate::{
     failure::{FailureKind, Side},
-    record::{Http, Peer, Policy, Recording, Sink},
+    record::{Http, Peer, Policy, Recording, Sink, Teller},
 };
 
 const REVISION: Revision = Revision::new(1, 7);
@@ -176,11 +176,11 @@ fn obs_01_a_request_of_ours_has_istios_labels() {
         "istio_requests_total{reporter=\"source\",source_workload=\"web-1\",source_workload_namespace=\"shop\",",
         "source_canonical_service=\"web\",source_canonical_revision=\"latest\",",
         "source_principal=\"spiffe://td/ns/shop/sa/web\",source_app=\"web\",source_version=\"unknown\",",
-        "source_cluster=\"unknown\",destination_service=\"reviews.shop\",destination_service_name=\"reviews\",",
+        "source_cluster=\"td\",destination_service=\"reviews.shop\",destination_service_name=\"reviews\",",
         "destination_service_namespace=\"shop\",destination_workload=\"reviews-2\",",
         "destination_workload_namespace=\"shop\",destination_canonical_service=\"reviews\",",
         "destination_canonical_revision=\"v2\",destination_principal=\"spiffe://td/ns/shop/sa/reviews\",",
-        "destination_app=\"reviews\",destination_version=\"v2\",destination_cluster=\"unknown\",",
+        "destination_app=\"reviews\",destination_version=\"v2\",destination_cluster=\"td\",",
         "request_protocol=\"http\",response_flags=\"-\",connection_security_policy=\"mutual_tls\",",
         "response_code=\"200\",grpc_response_status=\"\"} 2"
     );
@@ -239,17 +239,18 @@ fn obs_01_a_grpc_request_tells_its_status() {
 #[test]
 fn obs_14_what_the_proxy_answers_itself_is_counted_by_kind() {
     let f = Fixture::new();
-    let failed = |kind, side, status, by_far| {
+    let failed = |kind, side, status, teller| {
         let mut r = f.asked(None, status);
-        (r.failure, r.side, r.by_far) = (Some(kind), Some(side), by_far);
+        (r.failure, r.side, r.teller) = (Some(kind), Some(side), teller);
         f.take(r);
     };
-    failed(FailureKind::NoHealthyEndpoint, Side::Upstream, 503, false);
-    failed(FailureKind::NoHealthyEndpoint, Side::Upstream, 503, false);
-    // not ours: the far proxy's, a stream that broke after its head, a caller that left
-    failed(FailureKind::Denied, Side::Upstream, 403, true);
-    failed(FailureKind::UpstreamReset, Side::Upstream, 200, false);
-    failed(FailureKind::DownstreamClosed, Side::Downstream, 0, false);
+    failed(FailureKind::NoHealthyEndpoint, Side::Upstream, 503, Teller::Proxy);
+    failed(FailureKind::NoHealthyEndpoint, Side::Upstream, 503, Teller::Proxy);
+    // not ours: the far proxy's, an application's that was tried often enough, a stream that broke after its head, a caller that left
+    failed(FailureKind::Denied, Side::Upstream, 403, Teller::FarProxy);
+    failed(FailureKind::RetriesExhausted, Side::Upstream, 503, Teller::Application);
+    failed(FailureKind::UpstreamReset, Side::Upstream, 200, Teller::Proxy);
+    failed(FailureKind::DownstreamClosed, Side::Downstream, 0, Teller::Proxy);
     assert_eq!(f.line("weft_local_replies_total{"), "weft_local_replies_total{kind=\"no_healthy_endpoint\"} 2");
     let text = f.metrics.exposition();
     assert!(text.contains("response_flags=\"UH\"") && text.contains("response_flags=\"DC\""), "{text}");

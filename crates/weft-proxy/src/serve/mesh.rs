@@ -14,12 +14,16 @@ use weft_rt::{drain, net::Stream, tasks::spawn_local};
 use weft_snapshot::failure::FailureKind;
 use weft_wire::hello::Hello;
 
-use super::{inside::connect, requests::h2_request};
+use super::{
+    inside::connect,
+    requests::{h2_request, refuse_stream},
+};
 use crate::{
     codec::{
         Body, ResponseHead,
         h2::{self, Windows},
     },
+    failure::{Failure, Side},
     http::{Inbound, Role},
     record::{Direction, Handshake, Peer},
     tls,
@@ -163,11 +167,11 @@ impl MeshConn {
         }
         if !self.weft1 {
             // strict HBONE
-            let head = ResponseHead::new(StatusCode::BAD_REQUEST);
-            return spawn_local(async move {
-                let _ = reply.send(&head, Body::empty()).await;
-            })
-            .detach();
+            let role = Role::Inbound(self.inbound.clone());
+            let f = Failure::before_sending(FailureKind::BadRequest, Side::Downstream)
+                .with_detail("an HBONE connection carries CONNECT only");
+            return spawn_local(async move { refuse_stream(&role, &f, StatusCode::BAD_REQUEST, &reply).await })
+                .detach();
         }
         if parts.uri.path() == HELLO_PATH && parts.method == Method::POST {
             let inbound = self.inbound.clone();

@@ -9,12 +9,14 @@ use weft_snapshot::failure::FailureKind;
 use super::IDLE;
 use crate::{
     codec::{
-        Body, Reply, ResponseHead,
-        h1::{self, parse::HeadError, wire::HeadFault},
+        Body, Reply,
+        h1::{self, wire::HeadFault},
         h2::{self, Windows},
     },
+    failure::{Failure, Side},
     http::Role,
     io::Io,
+    local,
 };
 
 /// From the first byte of a head to its last.
@@ -30,6 +32,7 @@ pub async fn http1(io: Io, role: &Role) {
     let mut idle = std::pin::pin!(tokio::time::sleep(IDLE));
     let mut since = tokio::time::Instant::now();
     loop {
+        let mut slow = false;
         let next = {
             let wire = server.handle();
             let mut next = std::pin::pin!(server.next());
@@ -38,9 +41,18 @@ pub async fn http1(io: Io, role: &Role) {
                 n = &mut next => Some(n),
                 () = &mut draining, if !wire.has_input() => Some(Ok(None)),
                 () = &mut idle, if !wire.has_input() => None,
-                () = wire.begun() => tokio::time::timeout(HEAD, next).await.ok().or(Some(Err(HeadFault::Truncated))),
+                () = wire.begun() => {
+                    let read = tokio::time::timeout(HEAD, next).await.ok();
+                    slow = read.is_none();
+                    read
+                }
             }
         };
+        if slow {
+            let f = Failure::before_sending(FailureKind::DownstreamIdle, Side::Downstream)
+                .with_detail(format_args!("its head did not arrive within {} s", HEAD.as_secs()));
+            return Box::pin(refuse(server, role, &f, StatusCode::REQUEST_TIMEOUT)).await;
+        }
         let Some(next) = next else {
             if since.elapsed() >= IDLE {
                 return Box::pin(server.close()).await;
@@ -65,25 +77,17 @@ pub async fn http1(io: Io, role: &Role) {
                 }
                 since = tokio::time::Instant::now();
             }
-            Err(HeadFault::Head(e)) => {
-                let kind = refusal_kind(e);
-                role.refused(kind, e.code());
-                let mut head = ResponseHead::new(e.status());
-                if let Ok(v) = http::HeaderValue::from_str(&kind.header(weft_snapshot::failure::Sent::NotSent)) {
-                    head.headers.insert(crate::head::FAILURE, v);
-                }
-                return Box::pin(server.refuse(&head, &format!("weft: {}: {e}\n", e.code()))).await;
-            }
+            Err(HeadFault::Head(e)) => return Box::pin(refuse(server, role, &e.into(), e.status())).await,
             Err(HeadFault::Io(_) | HeadFault::Truncated) => return,
         }
     }
 }
 
-fn refusal_kind(e: HeadError) -> FailureKind {
-    match e {
-        HeadError::TooLarge | HeadError::TooManyFields => FailureKind::RequestHeadTooLarge,
-        _ => FailureKind::BadRequest,
-    }
+/// Answers what could not be read, and closes.
+async fn refuse(server: h1::server::Server, role: &Role, f: &Failure, status: StatusCode) {
+    role.refused(f, status);
+    let (head, text) = local::unreadable(f, status);
+    server.refuse(&head, &text).await;
 }
 
 /// Streams of an HTTP/2 connection without TLS: of an application, or inside a tunnel.
@@ -111,17 +115,27 @@ pub async fn http2(io: Io, role: Role) {
 }
 
 pub(super) async fn h2_request(role: Role, parts: http::request::Parts, recv: ::h2::RecvStream, reply: h2::Reply) {
-    match h2::request_head(parts) {
+    let limit = match role {
+        Role::Outbound(_) => h2::Limit::OfApplication,
+        Role::Inbound(_) => h2::Limit::OfMesh,
+    };
+    match h2::request_head(parts, limit) {
         Ok(head) if head.method != Method::CONNECT => {
             role.request(head, Body::h2(recv), &Reply::H2(reply)).await;
         }
         Ok(_) => {
-            role.refused(FailureKind::BadRequest, "CONNECT inside an HTTP/2 connection of an application");
-            let _ = reply.send(&ResponseHead::new(StatusCode::METHOD_NOT_ALLOWED), Body::empty()).await;
+            let f = Failure::before_sending(FailureKind::BadRequest, Side::Downstream)
+                .with_detail("CONNECT inside an HTTP/2 connection of an application");
+            refuse_stream(&role, &f, StatusCode::METHOD_NOT_ALLOWED, &reply).await;
         }
-        Err(e) => {
-            role.refused(refusal_kind(e), e.code());
-            let _ = reply.send(&ResponseHead::new(e.status()), Body::empty()).await;
-        }
+        Err(e) => refuse_stream(&role, &e.into(), e.status(), &reply).await,
     }
+}
+
+/// The same on a stream of a connection that goes on.
+pub(super) async fn refuse_stream(role: &Role, f: &Failure, status: StatusCode, reply: &h2::Reply) {
+    role.refused(f, status);
+    let (head, text) = local::unreadable(f, status);
+    // whoever asked may be gone
+    let _ = reply.send(&head, Body::full(text)).await;
 }

@@ -326,7 +326,10 @@ async fn trf_35_oversized_heads_are_told() {
     let (head, body) = c.response().await;
     assert!(head.starts_with("HTTP/1.1 431 "), "{head}");
     assert!(head.contains("weft-failure: request_head_too_large;not-sent\r\n"), "{head}");
-    assert_eq!(body, "weft: head-too-large: head is larger than 65536 bytes\n");
+    assert_eq!(
+        body,
+        "weft: request_head_too_large: the request's header is too large: head-too-large: head is larger than 65536 bytes\n"
+    );
     assert_eq!(origin.logged(), "");
 
     let big: &'static str = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(70_000)).leak();

@@ -16,7 +16,7 @@ use crate::{
     support::{Pair, allow_all},
 };
 
-async fn within<T>(f: impl Future<Output = T>) -> T {
+pub async fn within<T>(f: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, f).await.expect("timed out")
 }
 
@@ -47,7 +47,7 @@ where
     (at, tasks)
 }
 
-async fn client(to: SocketAddr) -> (SendRequest<Bytes>, JoinSet<()>) {
+pub async fn client(to: SocketAddr) -> (SendRequest<Bytes>, JoinSet<()>) {
     let (send, conn) = h2::client::handshake(TcpStream::connect(to).await.unwrap()).await.unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
@@ -56,7 +56,7 @@ async fn client(to: SocketAddr) -> (SendRequest<Bytes>, JoinSet<()>) {
     (send, tasks)
 }
 
-fn post(path: &str) -> Request<()> {
+pub fn post(path: &str) -> Request<()> {
     Request::post(format!("http://api.shop{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")

@@ -19,6 +19,8 @@ mod memory;
 mod mesh;
 mod origin;
 mod policy;
+mod reasons;
 mod retry;
 mod smuggling;
 mod tcp;
+mod tries;

@@ -80,7 +80,12 @@ async fn hbone_is_strict() {
     let pair = Pair::new(Protocol::Http, origin.addr);
     let (client, _conn) = h2_peer(&pair, "shop/web", b"h2").await;
     let get = Request::get("http://api.shop/").body(()).unwrap();
-    assert_eq!(status(&client, get).await.0, 400, "CONNECT only");
+    let (code, headers) = status(&client, get).await;
+    assert_eq!(
+        (code, &headers["weft-failure"]),
+        (400, &http::HeaderValue::from_static("bad_request;not-sent")),
+        "CONNECT only"
+    );
     let (code, headers) = status(&client, connect("10.9.9.9:80")).await;
     assert_eq!(code, 400, "not an address of the workload");
     assert_eq!(headers["weft-failure"], "bad_target;not-sent");
@@ -198,7 +203,11 @@ async fn sec_13_an_endpoint_with_another_identity_is_not_sent_to() {
     let mut c = crate::origin::Raw::connect(pair.at).await;
     c.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
     let (head, body) = c.response().await;
-    assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("weft-failure: identity_mismatch;not-sent"), "{head}");
+    assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("weft-failure: retries_exhausted;not-sent"), "{head}");
+    let tries = pair.web.records.when(|r| r.first().map(|r| r.tries.clone())).await;
+    assert_eq!(tries.len(), 3);
+    let kind = Some(weft_snapshot::failure::FailureKind::IdentityMismatch);
+    assert!(tries.iter().all(|t| t.failure == kind), "what each try met: {tries:?}");
     assert!(body.contains("expected spiffe://mesh.test/ns/shop/sa/somebody-else"), "{body}");
     assert_eq!(origin.logged(), "");
 }

@@ -22,12 +22,12 @@ use crate::{
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-fn nobody() -> std::net::SocketAddr {
+pub fn nobody() -> std::net::SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// Routes everything to the service itself, by these rules.
-fn ruled(set: Set, timeouts: Timeouts, retry: RetryPolicy) -> Set {
+pub fn ruled(set: Set, timeouts: Timeouts, retry: RetryPolicy) -> Set {
     let rule = HttpRule {
         origin: "HTTPRoute/shop/api#rule-0".parse().unwrap(),
         hosts: Vec::new(),
@@ -214,7 +214,8 @@ async fn trf_35_no_endpoint_no_route_and_no_backend_are_told_apart() {
         });
         s
     });
-    check(&pair, 503, "unknown_service").await;
+    // without a document that declares it, a service that nobody serves is not known at all
+    check(&pair, 503, "no_healthy_endpoint").await;
     let nowhere = |set: Set, target, weight| {
         let mut set = ruled(set, Timeouts::default(), RetryPolicy::default());
         for f in set.0.values_mut().flat_map(|e| e.values_mut()) {

@@ -65,7 +65,9 @@ async fn smuggling_shapes_never_reach_the_origin() {
         c.send(bytes).await;
         let answer = String::from_utf8_lossy(&c.rest().await.unwrap_or_default()).into_owned();
         assert!(answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.1 501"), "{name}: {answer}");
-        assert!(answer.contains(&format!("weft: {code}: ")), "{name}: {answer}");
+        assert!(answer.contains("weft-failure: bad_request;not-sent\r\n"), "{name}: {answer}");
+        assert!(answer.contains("\r\n\r\nweft: bad_request: "), "{name}: {answer}");
+        assert!(answer.contains(&format!(": {code}: ")), "{name}: {answer}");
         assert!(answer.contains("connection: close\r\n"), "{name}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{name}: one answer and the end: {answer}");
     }

@@ -146,5 +146,11 @@ async fn nobody_there_is_a_reset_not_an_empty_answer() {
     let mut c = Raw::connect(pair.at).await;
     assert!(c.rest().await.is_err());
     let kind = pair.web.records.when(|r| r.first().and_then(|r| r.failure)).await;
-    assert_eq!(kind, weft_snapshot::failure::FailureKind::AppConnectFailed);
+    assert_eq!(kind, weft_snapshot::failure::FailureKind::RetriesExhausted);
+    let tries = pair.web.records.when(|r| r.first().map(|r| r.tries.clone())).await;
+    assert_eq!(tries.len(), 3);
+    assert!(
+        tries.iter().all(|t| t.failure == Some(weft_snapshot::failure::FailureKind::AppConnectFailed)),
+        "what each try met: {tries:?}"
+    );
 }

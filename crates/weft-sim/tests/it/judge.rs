@@ -213,7 +213,7 @@ impl Mesh {
             let view = snapshot.service(&key(service))?;
             let pool = view.pool_of_all(service_port(service))?;
             let load = LoadView::new(view.endpoints().len());
-            let ask = balance::Ask { now: self.now(), avoid: &[], from: None };
+            let ask = balance::Ask { now: self.now(), avoid: &[], own: &[], from: None };
             balance::pick(pool, &load, &ask, &mut |_| 0).ok()
         };
         let mut routed = self.history.at(snapshot.revision).into_iter().flat_map(|rules| match rules.route(ask) {

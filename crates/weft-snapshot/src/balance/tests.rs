@@ -67,7 +67,7 @@ fn loads(letters: &str) -> LoadView {
 }
 
 fn ask(avoid: &[EndpointIx]) -> Ask<'_> {
-    Ask { now: NOW, avoid, from: None }
+    Ask { now: NOW, avoid, own: &[], from: None }
 }
 
 /// Which endpoints 300 draws reach, and as what; under every way of balancing.
@@ -82,6 +82,26 @@ fn check(health: &str, load: &str, avoid: &[u32], want_reached: &[u32], want: St
             *reached.entry(picked.ix.0).or_default() += 1;
         }
         assert_eq!(reached.keys().copied().collect::<Vec<_>>(), want_reached, "{health} {load:?} {balance:?}");
+    }
+}
+
+#[test]
+fn trf_14_what_leads_back_to_the_asking_proxy_is_never_picked() {
+    for balance in [Balance::PeakEwma, Balance::LeastRequest, Balance::RoundRobin, Balance::Random] {
+        let picked = |health: &str, own: &[EndpointIx], avoid: &[EndpointIx]| {
+            let (pool, mut dice) = (pool_of(&endpoints(health), balance), dice(7));
+            let ask = Ask { own, ..ask(avoid) };
+            let draws = (0..100).map(|_| pick(&pool, &loads(".."), &ask, &mut dice).map(|p| p.ix.0));
+            draws.collect::<Result<std::collections::BTreeSet<_>, _>>()
+        };
+        let ix = [EndpointIx(0), EndpointIx(1)];
+        assert_eq!(picked("pp", &ix[..1], &[]), Ok([1].into()));
+        assert_eq!(picked("pp", &ix[..1], &ix[1..]), Ok([1].into()), "rather the same again");
+        assert_eq!(picked("pw", &ix[..1], &[]), Ok([1].into()), "rather a worse one");
+        let nobody = picked("pc", &ix[..1], &[]).unwrap_err();
+        assert_eq!(nobody.reasons, [(ix[1], Skipped::Health(Health::Critical)), (ix[0], Skipped::Own)]);
+        assert!(!nobody.is_own());
+        assert!(picked("p", &ix[..1], &[]).unwrap_err().is_own());
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{Decision, Direction, Pick, Policy, Route, Spoken};
+use super::{Decision, Direction, Pick, Policy, Route, Spoken, Teller, Try};
+use crate::failure::Sent;
 
 /// For people: what happened, by which rule, and what to look at. One sentence per line.
 pub fn explain(d: &Decision) -> String {
@@ -36,6 +37,9 @@ impl std::fmt::Display for Sentences<'_> {
         }
         if d.attempts > 1 {
             writeln!(f, "It was tried {} times.", d.attempts)?;
+            for (n, t) in (1..).zip(&d.tries) {
+                trying(n, t, f)?;
+            }
         }
         if let Some(why) = d.gave_up.filter(|_| d.failure.is_some()) {
             writeln!(f, "No further try was made: {why}.")?;
@@ -88,13 +92,35 @@ fn picking(pick: &Pick, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
     }
 }
 
+fn trying(n: usize, t: &Try, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    write!(f, "Try {n} went to {} at {} ({}) and ", t.endpoint, t.address, t.standing)?;
+    match (t.failure, t.status) {
+        (Some(kind), _) => write!(f, "failed: {} ({kind})", kind.sentence())?,
+        (None, 0) => f.write_str("was connected")?,
+        (None, status) => write!(f, "was answered {status}")?,
+    }
+    if t.failure.is_some() && t.sent == Sent::NotSent {
+        f.write_str(", nothing of it had been sent")?;
+    }
+    write!(f, ", after {} ms", t.took.as_millis())?;
+    match &t.detail {
+        Some(detail) => writeln!(f, ": {detail}."),
+        None => f.write_str(".\n"),
+    }
+}
+
 fn ending(d: &Decision, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
     match (d.failure, d.protocol) {
         (Some(kind), Spoken::Http) => {
             write!(
                 f,
-                "It was answered {} by the proxy itself ({}, {}): {}",
+                "It was answered {} by {} ({}, {}): {}",
                 d.status,
+                match d.teller {
+                    Teller::Proxy => "the proxy itself",
+                    Teller::FarProxy => "the endpoint's proxy",
+                    Teller::Application => "the application",
+                },
                 kind.flag(),
                 kind,
                 kind.sentence()

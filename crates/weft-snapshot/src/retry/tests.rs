@@ -46,6 +46,11 @@ fn answers_are_tried_again_only_where_the_policy_says_so() {
 }
 
 #[test]
+fn a_far_proxys_verdict_is_final_whatever_the_policy_says() {
+    assert_eq!(next(&mut plan(9, &[403], None), Outcome::Refused, Body::Kept, START), give_up(GiveUp::Answered));
+}
+
+#[test]
 fn what_may_have_been_done_is_never_repeated() {
     for outcome in [Outcome::Lost, Outcome::TryTimedOut] {
         assert_eq!(next(&mut plan(9, &[503], None), outcome, Body::Kept, START), give_up(GiveUp::MayBeDone));

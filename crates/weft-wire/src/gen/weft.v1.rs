@@ -1765,6 +1765,7 @@ pub struct Decision {
     /// What it says in words.
     #[prost(string, tag = "18")]
     pub reason: ::prost::alloc::string::String,
+    /// Every try of a request that goes out, oldest first.
     #[prost(message, repeated, tag = "19")]
     pub attempts: ::prost::alloc::vec::Vec<Attempt>,
     #[prost(uint32, tag = "20")]
@@ -1801,19 +1802,23 @@ pub struct Decision {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Attempt {
-    /// uid; empty where none could be picked.
+    /// uid
     #[prost(string, tag = "1")]
     pub endpoint: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub addr: ::prost::alloc::string::String,
+    /// Its kind; empty: it was answered.
     #[prost(string, tag = "3")]
     pub failure: ::prost::alloc::string::String,
+    /// 0: it was not answered.
     #[prost(uint32, tag = "4")]
     pub status: u32,
     #[prost(uint64, tag = "5")]
     pub dur_us: u64,
+    /// Some of it may have reached the application.
     #[prost(bool, tag = "6")]
     pub sent: bool,
+    /// Of the failure, or how the endpoint was chosen.
     #[prost(string, tag = "7")]
     pub reason: ::prost::alloc::string::String,
 }

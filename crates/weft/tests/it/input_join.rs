@@ -171,17 +171,24 @@ fn sec_10_nobody_writes_without_the_admin_token() {
     assert_eq!(
         ask(Some(&file)),
         (
-            "weft: the token is not this mesh's admin token; the right one is in <data>/admin.token of its server\n"
-                .into(),
+            format!(
+                "weft: the token in {} is not that of the server at {}; name the server's <data>/admin.token with --token-file \
+                 or WEFT_TOKEN_FILE (`weft server` prints where it is)\n",
+                file.display(),
+                mesh.http
+            ),
             Some(2)
         )
     );
     assert_eq!(
         ask(None),
         (
-            "weft: no token; send `Authorization: Bearer …` with the content of <data>/admin.token, or name that file with \
-             --token-file or WEFT_TOKEN_FILE\n"
-                .into(),
+            format!(
+                "weft: the server at {} wants a token, and there is no {}; name the server's <data>/admin.token with \
+                 --token-file or WEFT_TOKEN_FILE (`weft server` prints where it is)\n",
+                mesh.http,
+                dir.path().join(".weft/admin.token").display()
+            ),
             Some(2)
         )
     );
@@ -203,4 +210,38 @@ fn sec_10_tokens_are_listed_and_revoked() {
     assert_eq!(text(&again.stderr), format!("weft: there is no join token `{id}`\n"));
     let said = refused(sidecar(&mesh, "shop/api", token.trim()));
     assert!(said.contains(&format!("join token {id}")) && said.contains("make a new one"), "{said}");
+}
+
+#[test]
+fn sec_10_a_kept_identity_needs_no_second_token() {
+    let mesh = Mesh::start();
+    let state = tempfile::tempdir().unwrap();
+    let kept = |token: Option<&str>| {
+        let mut command = sidecar(&mesh, "api", token.unwrap_or_default());
+        command.arg("--state").arg(state.path());
+        if token.is_none() {
+            command.env_remove("WEFT_TOKEN");
+        }
+        command
+    };
+    let said = refused(kept(None));
+    assert_eq!(
+        said,
+        "weft: cannot join the mesh: no identity that is still valid was kept here, and there is no token to join with: make one \
+         with `weft token create --service NAME` and pass it as WEFT_TOKEN\n"
+    );
+    let token = mesh.token("api");
+    for token in [Some(&*token), None] {
+        let mut running = kept(token).stderr(Stdio::null()).spawn().unwrap();
+        eventually("it is registered", || match mesh.json(&["status"])["proxies"].as_array().map(Vec::len) {
+            Some(1) => Ok(()),
+            other => Err(other),
+        });
+        let stopped = Command::new("kill").args(["-TERM", &running.id().to_string()]).status().unwrap();
+        assert!(stopped.success() && running.wait().unwrap().success());
+        eventually("it has left", || match mesh.json(&["status"])["proxies"].as_array().map(Vec::len) {
+            Some(0) => Ok(()),
+            other => Err(other),
+        });
+    }
 }

@@ -53,6 +53,7 @@ pub(crate) async fn ask(
     interim: &dyn Fn(&ResponseHead),
 ) -> Result<Answer, AskError> {
     let framing = framing(head, &body);
+    let local = wire.borrow().local();
     {
         let mut w = wire.borrow_mut();
         w.mark();
@@ -101,7 +102,7 @@ pub(crate) async fn ask(
     };
     if parsed.head.status == StatusCode::SWITCHING_PROTOCOLS || is_tunnel(&head.method, parsed.head.status) {
         let io = wire.borrow_mut().take_io();
-        return Ok(Answer { head: parsed.head, body: Body::empty(), switched: Some(io) });
+        return Ok(Answer { head: parsed.head, body: Body::empty(), switched: Some(io), local });
     }
     let lease = Lease { wire: wire.clone(), home, sent, keep_alive: parsed.keep_alive };
     wire.borrow_mut().begin_body(parsed.framing);
@@ -112,7 +113,7 @@ pub(crate) async fn ask(
         Body::h1(Incoming::new(wire, Some(lease)))
     };
     body.sender = sender;
-    Ok(Answer { head: parsed.head, body, switched: None })
+    Ok(Answer { head: parsed.head, body, switched: None, local })
 }
 
 /// A body that is all there goes out with the head.

@@ -128,7 +128,9 @@ pub fn request(bytes: &Bytes) -> Result<ParsedRequest, HeadError> {
         !has_token(&headers, &header::CONNECTION, "close")
     };
     let upgrade = match headers.get(header::UPGRADE) {
-        Some(v) if !version_10 && has_token(&headers, &header::CONNECTION, "upgrade") => Some(v.clone()),
+        Some(v) if !version_10 && has_token(&headers, &header::CONNECTION, "upgrade") && leaves_http(v) => {
+            Some(v.clone())
+        }
         _ => None,
     };
     let expects_continue =
@@ -137,6 +139,14 @@ pub fn request(bytes: &Bytes) -> Result<ParsedRequest, HeadError> {
     let origin = if version_10 { Origin::Http10 } else { Origin::Http11 { absolute } };
     let head = RequestHead { method, authority, path, headers, origin, upgrade };
     Ok(ParsedRequest { head, framing, keep_alive, expects_continue })
+}
+
+/// An upgrade to HTTP/2 or to TLS would carry requests past whoever judges requests. It may be ignored (RFC 9110, section
+/// 7.8), and then the request is answered as it stands.
+fn leaves_http(protocols: &HeaderValue) -> bool {
+    let Ok(text) = protocols.to_str() else { return false };
+    let names = text.split(',').map(|p| p.trim().split('/').next().unwrap_or_default());
+    names.into_iter().all(|name| !["h2c", "h2", "http", "tls"].iter().any(|n| name.eq_ignore_ascii_case(n)))
 }
 
 /// Parses a whole response head; `method` is that of the request.

@@ -5,6 +5,7 @@
 use std::{
     cell::RefCell,
     io, mem,
+    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
@@ -73,6 +74,11 @@ pub(crate) struct Outgoing {
 // === impl Wire ===
 
 impl Wire {
+    /// Our end of the connection, where we opened it.
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
+        self.io.local()
+    }
+
     pub(crate) fn new(io: Io) -> Self {
         Self {
             io,

@@ -22,8 +22,10 @@ fn decision() -> Decision {
         policy: Policy::NotAsked,
         pick: None,
         attempts: 1,
+        tries: Box::default(),
         gave_up: None,
         failure: None,
+        teller: Teller::Proxy,
         status: 200,
         revision: Revision::new(1, 42),
     }
@@ -104,6 +106,37 @@ fn nov_01_an_exhausted_retry_on_a_plain_connection() {
     It was tried 3 times.
     No further try was made: all 3 tries that its route allows were used.
     It was ended by the proxy itself (UF, connect_failed): the endpoint could not be connected to, at revision 1.42.
+    ");
+}
+
+#[test]
+fn nov_01_every_try_of_an_exhausted_retry_is_told() {
+    let mut d = decision();
+    d.route = Route::Rule(std::sync::Arc::new("HTTPRoute/shop/split#rule-0".parse().unwrap()));
+    let one = |id, failure, status, detail: Option<&str>| Try {
+        endpoint: samples::uid("shop/cart", id),
+        address: "10.0.0.1:15008".parse().unwrap(),
+        standing: Standing::Passing,
+        failure,
+        status,
+        sent: if failure.is_some() { Sent::NotSent } else { Sent::Sent },
+        took: std::time::Duration::from_micros(2500),
+        detail: detail.map(Into::into),
+    };
+    d.tries = Box::new([
+        one("cart-1", Some(FailureKind::ConnectFailed), 0, Some("connection refused")),
+        one("cart-2", None, 503, None),
+    ]);
+    (d.attempts, d.gave_up) = (2, Some(GiveUp::Attempts { tries: 2 }));
+    (d.failure, d.status, d.teller) = (Some(FailureKind::RetriesExhausted), 503, Teller::Application);
+    insta::assert_snapshot!(explain(&d), @"
+    2026-09-23T10:19:37.000Z: request req-1 went out from spiffe://td/ns/shop/sa/web for shop/cart:80.
+    Route HTTPRoute/shop/split#rule-0 matched.
+    It was tried 2 times.
+    Try 1 went to shop/cart/n1/cart-1 at 10.0.0.1:15008 (passing) and failed: the endpoint could not be connected to (connect_failed), nothing of it had been sent, after 2 ms: connection refused.
+    Try 2 went to shop/cart/n1/cart-2 at 10.0.0.1:15008 (passing) and was answered 503, after 2 ms.
+    No further try was made: all 2 tries that its route allows were used.
+    It was answered 503 by the application (URX, retries_exhausted): every try failed, at revision 1.42.
     ");
 }
 

@@ -84,6 +84,17 @@ fn trf_32_an_upgrade_is_asked_for_by_connection() {
 }
 
 #[test]
+fn sec_24_an_upgrade_that_carries_requests_is_ignored() {
+    for protocol in ["h2c", "H2C", "h2", "HTTP/2.0", "TLS/1.0", "websocket, h2c"] {
+        let text = format!(
+            "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: {protocol}\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+        );
+        let r = parsed(&text).unwrap();
+        assert!(r.head.upgrade.is_none() && r.head.headers.is_empty(), "{protocol}: {:?}", r.head);
+    }
+}
+
+#[test]
 fn keep_alive_follows_the_version() {
     let keep = |text: &str| parsed(text).unwrap().keep_alive;
     assert!(keep("GET / HTTP/1.1\r\nHost: h\r\n\r\n"));
