@@ -57,12 +57,17 @@ impl Headers for Borrowed<'_> {
     }
 }
 
-/// Removes every `weft-*` field: from applications they mean nothing, and to applications they are not sent.
+/// How Istio's proxies tell an application whom they authenticated. From anybody else it is a lie.
+const CLIENT_CERT: &str = "x-forwarded-client-cert";
+
+/// Removes every `weft-*` field, and whatever claims to be a proxy's word on who calls: from applications they mean nothing,
+/// and to applications they are not sent.
 pub fn strip(headers: &mut HeaderMap) {
-    if !headers.keys().any(|k| k.as_str().starts_with(PREFIX)) {
+    let is_ours = |k: &HeaderName| k.as_str().starts_with(PREFIX) || k.as_str() == CLIENT_CERT;
+    if !headers.keys().any(is_ours) {
         return;
     }
-    let ours: Vec<HeaderName> = headers.keys().filter(|k| k.as_str().starts_with(PREFIX)).cloned().collect();
+    let ours: Vec<HeaderName> = headers.keys().filter(|k| is_ours(k)).cloned().collect();
     for name in ours {
         headers.remove(name);
     }
@@ -228,9 +233,9 @@ mod tests {
     }
 
     #[test]
-    fn strips_ours_and_nothing_else() {
+    fn sec_13_strips_what_only_proxies_say_and_nothing_else() {
         let mut h = HeaderMap::new();
-        for name in ["weft-to", "weft-anything", "weftless", "x-weft-to"] {
+        for name in ["weft-to", "weft-anything", "x-forwarded-client-cert", "weftless", "x-weft-to"] {
             h.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
         }
         strip(&mut h);
