@@ -5,9 +5,32 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weft_proxy::workload::{Flags, duration};
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  what was typed, or what this machine has, does not allow it
+  2  the server, or what was checked, has a problem with it
+  3  no server can be reached
+`weft run` ends as its program does: with 127 when there is no such program, 126 when it is not executable.";
+
+/// The kinds of resources by the name in their API's paths.
+pub fn kinds() -> String {
+    let all: Vec<_> = weft_resources::Kind::ALL.into_iter().map(|k| k.info().plural).collect();
+    all.join(", ")
+}
+
+fn kinds_help() -> String {
+    format!("Kinds: {}; also in the singular, as in `kind:`, or short ({})", kinds(), short_kinds())
+}
+
+fn short_kinds() -> String {
+    let all: Vec<_> = weft_resources::Kind::ALL.into_iter().flat_map(|k| k.info().short_names).copied().collect();
+    all.join(", ")
+}
+
 /// A service mesh in one binary.
 #[derive(Debug, Parser)]
-#[command(name = "weft", version, about, max_term_width = 110, arg_required_else_help = true)]
+#[command(name = "weft", version, about, max_term_width = 110, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -169,6 +192,7 @@ pub struct Apply {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = kinds_help())]
 pub struct Get {
     /// Kind, such as httproute or AuthorizationPolicy
     pub kind: String,
@@ -186,6 +210,7 @@ pub struct Get {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = kinds_help())]
 pub struct Delete {
     /// Kind; with -f, read from the files
     #[arg(required_unless_present = "files")]
@@ -206,6 +231,7 @@ pub struct Delete {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = kinds_help())]
 pub struct Watch {
     pub kind: String,
     #[arg(short = 'n', long, default_value = "default", value_name = "NAME")]
@@ -217,8 +243,11 @@ pub struct Watch {
 #[derive(Debug, Args)]
 pub struct Lint {
     /// Files, or - for standard input
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "more", value_name = "FILE")]
     pub files: Vec<PathBuf>,
+    /// The same, as `weft apply` takes them
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub more: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -247,9 +276,21 @@ pub struct Endpoints {
 pub struct Allow {
     /// [namespace/]service
     pub service: String,
-    /// Only this source: [namespace/]service account
+    /// Only this source: [namespace/]service account, a SPIFFE ID, or `unauthenticated`
     #[arg(long, value_name = "NAME")]
     pub from: Option<String>,
+    /// Only this port, by name or number
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<String>,
+    /// For a request with this method
+    #[arg(long, value_name = "METHOD")]
+    pub method: Option<String>,
+    /// For a request with this path
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+    /// For a request to this host
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
     #[command(flatten)]
     pub query: Query,
 }
@@ -301,6 +342,8 @@ pub struct TokenCreate {
     /// How long it may be used
     #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = duration)]
     pub ttl: std::time::Duration,
+    #[arg(short = 'o', long, value_enum, default_value_t)]
+    pub output: Output,
     #[command(flatten)]
     pub client: Client,
 }

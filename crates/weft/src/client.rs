@@ -17,7 +17,7 @@ use tokio_rustls::{TlsConnector, rustls::ClientConfig};
 use weft_identity::{Facts, WallClock, join_client_config};
 use weft_rt::Clock;
 
-use crate::{cli, place};
+use crate::{cli, place, say::tell};
 
 /// How long connecting may take; loopback or a rack away.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -52,6 +52,8 @@ impl Failed {
 pub struct Api {
     addr: SocketAddr,
     token: Option<String>,
+    /// Where the token is from, or was looked for.
+    token_file: Option<PathBuf>,
     /// Speaks TLS to whoever is the control plane of a mesh with a known root; `None`: no TLS.
     tls: Option<Arc<ClientConfig>>,
 }
@@ -71,6 +73,14 @@ impl Api {
     /// From flags, else from the `weft dev` of this user, else the default address with `./.weft/admin.token`.
     pub fn find(client: &cli::Client) -> Result<Self, Failed> {
         let dev = place::dev();
+        let local = place::DEFAULT_DATA.join("admin.token");
+        if let (None, Some(dev), true) = (&client.server, &dev, local.exists()) {
+            tell!(
+                "weft: asking the `weft dev` of this user at http://{}, not the server of {}; --server or WEFT_SERVER names that one",
+                dev.http,
+                place::DEFAULT_DATA.display()
+            );
+        }
         let (addr, secure) = match (&client.server, &dev) {
             (Some(url), _) => address(url)?,
             (None, Some(dev)) => (dev.http, false),
@@ -78,12 +88,13 @@ impl Api {
         };
         let implied = || -> Option<PathBuf> {
             let of_dev = dev.as_ref().filter(|d| d.http == addr).map(|d| d.admin_token.clone());
-            of_dev.or_else(|| Some(place::DEFAULT_DATA.join("admin.token")).filter(|p| p.exists()))
+            of_dev.or_else(|| Some(local.clone()).filter(|p| p.exists()))
         };
-        let token = match client.token_file.clone().or_else(implied) {
+        let token_file = client.token_file.clone().or_else(implied);
+        let token = match &token_file {
             None => None,
             Some(file) => Some(
-                std::fs::read_to_string(&file)
+                std::fs::read_to_string(file)
                     .map_err(|e| Failed::Usage(format!("cannot read the token file {}: {e}", file.display())))?
                     .trim()
                     .to_owned(),
@@ -96,12 +107,14 @@ impl Api {
             )));
         }
         let tls = if secure { Some(pinned(client.ca_file.as_deref())?) } else { None };
-        Ok(Self { addr, token, tls })
+        let looked_at = token_file.unwrap_or(local);
+        let looked_at = std::path::absolute(&looked_at).unwrap_or(looked_at);
+        Ok(Self { addr, token, token_file: Some(looked_at), tls })
     }
 
     /// On this machine, without TLS.
     pub fn at(addr: SocketAddr, token: Option<String>) -> Self {
-        Self { addr, token, tls: None }
+        Self { addr, token, token_file: None, tls: None }
     }
 
     pub async fn get(&self, path: &str) -> Result<Value, Failed> {
@@ -132,6 +145,7 @@ impl Api {
         let status = response.status();
         let body = response.into_body().collect().await.map_err(|e| self.unreachable(&e))?.to_bytes();
         let text = String::from_utf8_lossy(&body).into_owned();
+        self.admitted(status, &text)?;
         Ok(Reply { status, json: serde_json::from_str(&text).unwrap_or(Value::Null), text })
     }
 
@@ -169,6 +183,22 @@ impl Api {
         };
         let request = request.body(Full::new(bytes)).map_err(|e| Failed::Usage(format!("{path}: {e}")))?;
         send.send_request(request).await.map_err(|e| self.unreachable(&e))
+    }
+
+    /// What the server says of the token, with where this side has it from.
+    fn admitted(&self, status: StatusCode, said: &str) -> Result<(), Failed> {
+        let Some(file) = &self.token_file else { return Ok(()) };
+        let next = "name the server's <data>/admin.token with --token-file or WEFT_TOKEN_FILE (`weft server` prints where it is)";
+        let addr = self.addr;
+        Err(Failed::Problem(match status {
+            StatusCode::UNAUTHORIZED if self.token.is_none() => {
+                format!("the server at {addr} wants a token, and there is no {}; {next}", file.display())
+            }
+            StatusCode::FORBIDDEN if said.contains("admin token") => {
+                format!("the token in {} is not that of the server at {addr}; {next}", file.display())
+            }
+            _ => return Ok(()),
+        }))
     }
 
     async fn secure(&self, io: TcpStream) -> Result<Box<dyn Io>, Failed> {

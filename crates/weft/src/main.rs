@@ -6,6 +6,7 @@ mod ctl;
 mod demo;
 mod place;
 mod role;
+mod say;
 mod top;
 
 use std::process::ExitCode;
@@ -26,12 +27,19 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match run(cli.command) {
-        Ok(code) => ExitCode::from(code),
+    let code = match run(cli.command) {
+        Ok(code) => code,
         Err(e) => {
-            eprintln!("weft: {e:#}");
-            ExitCode::from(e.downcast_ref::<client::Failed>().map_or(1, client::Failed::code))
+            say::tell!("weft: {e:#}");
+            e.downcast_ref::<client::Failed>().map_or(1, client::Failed::code)
         }
+    };
+    match say::failure() {
+        Some(e) if code == 0 => {
+            say::tell!("weft: cannot write to standard output: {e}");
+            ExitCode::from(2)
+        }
+        _ => ExitCode::from(code),
     }
 }
 

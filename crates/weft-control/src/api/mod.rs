@@ -39,10 +39,11 @@
 //! | `GET /weft/v1/status` | `{revision, trust_domain, server:{id, version, store, uptime_ms, head, ready}, proxies:[Proxy]}` |
 //! | `GET /weft/v1/wait?revision=&timeout=30s[&service=ns/name]` | `{revision, complete, total, acknowledged, proxies:[{uid, state, acked_revision, acked_ms, rejections}]}`: returns when every connected proxy has applied that revision (or needed nothing of it), or at the timeout; `acked_ms` counts from the commit |
 //! | `GET /weft/v1/allow?to=ns/service[&port=][&from=ns/sa\|spiffe://…][&method=&path=&host=]` | `{revision, service, rows:[{from, port, verdict:"allow"\|"deny"\|"depends", rule, reason, instances}]}`, one row for each identity in the catalog (`from` absent), and one for `unauthenticated` |
+//! | `GET /weft/v1/conditions?resources=Kind/ns/name,…` | `{revision, resources:[{resource, status}]}`: out of what is committed now, before it is stored as status |
 //! | `GET /weft/v1/why?request_id=&timeout=2s` | `{asked, answered, silent:[uid], decisions:[Decision]}` |
 //! | `GET /weft/v1/recent?service=&source=&verdict=&path=&failed=true&limit=` | the same |
 //! | `GET /weft/v1/edges` | `{asked, answered, silent, proxies:[{uid, service, node, revision, digest, uptime_ms, edges:[Edge]}]}` |
-//! | `GET /weft/v1/tokens` · `POST` `{namespace?, service_account?, service?, ttl?:"1h"}` (absent: any; a service beside its namesake only when named) · `DELETE …/{id}` | `{tokens:[{id, allowed, service, expires, spent, spent_by?, created}]}` · `{token, id, allowed, service, expires}` (the token itself is shown once) |
+//! | `GET /weft/v1/tokens` · `POST` `{namespace?, service_account?, service?, ttl?:"1h"}` (absent: any; a service beside its namesake only when named) · `DELETE …/{id}` | `{tokens:[{id, allowed, service, expires, spent, spent_by?, created}]}` · `{token, id, allowed, service, expires, server, trust_domain}` (the token itself is shown once) |
 //! | `GET /weft/v1/ca` | `{trust_domain, authorities:[{slot, state, subject, key, not_before, not_after}], leaf_ttl_s, issued:{total, unexpired}, ledger:[{serial, id, node, not_after, issuer}]}` (last 100) |
 //! | `GET /weft/v1/history?limit=` | `{entries:[{txn, revision, when, who, why, changes:[{resource, before?, after?}]}]}` newest first |
 //! | `PUT /weft/v1/maintenance` `{node? , uid?, reason: text or null}` | `{revision}` |
@@ -90,6 +91,7 @@ use crate::{metrics::Gauges, server::Control};
 pub mod allow;
 pub mod apply;
 pub mod auth;
+pub mod conditions;
 pub mod decisions;
 pub mod discovery;
 pub mod failure;
@@ -137,6 +139,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/weft/v1/status", get(mesh::status))
         .route("/weft/v1/wait", get(mesh::wait))
         .route("/weft/v1/allow", get(allow::allow))
+        .route("/weft/v1/conditions", get(conditions::conditions))
         .route("/weft/v1/why", get(mesh::why))
         .route("/weft/v1/recent", get(mesh::recent))
         .route("/weft/v1/edges", get(mesh::edges))

@@ -11,7 +11,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use weft_ca::{Allowed, Entry, LedgerRecord, Status, token};
-use weft_identity::Facts;
+use weft_identity::{CONTROL_PLANE_PATH, Facts};
 use weft_model::Name;
 use weft_store::{Expect, Format, Write};
 
@@ -54,6 +54,13 @@ pub async fn create_token(State(control): State<Arc<Control>>, Json(body): Json<
     if let Some(service) = service.as_deref().filter(|s| *s != "*") {
         Name::parse(service).map_err(|e| Failure::bad_request(format!("service: {e}")))?;
     }
+    let (namespace, plane) = CONTROL_PLANE_PATH;
+    let names_it = [&body.service_account, &service].into_iter().any(|n| n.as_deref() == Some(plane));
+    if names_it && body.namespace.as_deref() == Some(namespace) {
+        return Err(Failure::bad_request(format!(
+            "no workload can be {namespace}/{plane}: that is the control plane itself"
+        )));
+    }
     let signing = control.authority.signing();
     // the root that the server itself hangs on: what a joining client will be shown
     let root = signing.signer.root().authorities().first().map(|a| a.key);
@@ -72,6 +79,7 @@ pub async fn create_token(State(control): State<Arc<Control>>, Json(body): Json<
     let json = json!({
         "token": token.to_string(), "id": record.id, "allowed": record.allowed.to_string(), "service": record.service,
         "expires": record.not_after.rfc3339(), "server": control.addresses().mesh,
+        "trust_domain": control.authority.trust_domain().to_string(),
     });
     Ok((StatusCode::CREATED, Json(json)).into_response())
 }

@@ -6,11 +6,13 @@ use serde_json::Value;
 use super::print::{self, list, text};
 use crate::{
     cli::{self, Output},
-    client::{Api, quoted},
+    client::{Api, Failed, quoted},
+    say::say,
 };
 
 pub async fn services(query: cli::Query) -> Result<u8> {
-    let json = Api::find(&query.client)?.get("/weft/v1/services").await?;
+    let api = Api::find(&query.client)?;
+    let json = api.get("/weft/v1/services").await?;
     if print::structured(&json, query.output) {
         return Ok(0);
     }
@@ -28,29 +30,40 @@ pub async fn services(query: cli::Query) -> Result<u8> {
             vec![text(s, "namespace"), text(s, "name"), ports.join(","), health, identities.join(","), conflicts]
         })
         .collect();
-    print::table(&["NAMESPACE", "SERVICE", "PORTS", "INSTANCES", "IDENTITIES", "CONFLICTS"], &rows);
+    print::table(&["NAMESPACE", "SERVICE", "PORTS", "INSTANCES", "IDENTITIES", "CONFLICTS"], &rows, "no services");
     if query.output == Output::Wide {
-        let json = Api::find(&query.client)?.get("/weft/v1/endpoints").await?;
-        println!();
-        instances(&json, Output::Wide);
+        let json = api.get("/weft/v1/endpoints").await?;
+        say!("");
+        instances(&json, Output::Wide, "no instances are registered");
     }
     Ok(0)
 }
 
 pub async fn endpoints(flags: cli::Endpoints) -> Result<u8> {
-    let path = format!("/weft/v1/endpoints?service={}", quoted(&qualified(&flags.service)));
-    let json = Api::find(&flags.query.client)?.get(&path).await?;
-    if !print::structured(&json, flags.query.output) {
-        instances(&json, flags.query.output);
+    let service = qualified(&flags.service);
+    let api = Api::find(&flags.query.client)?;
+    let json = api.get(&format!("/weft/v1/endpoints?service={}", quoted(&service))).await?;
+    // to a program an empty list is an answer: a service may be about to come
+    if print::structured(&json, flags.query.output) {
+        return Ok(0);
     }
+    if list(&json, "endpoints").is_empty() {
+        let known = api.get("/weft/v1/services").await?;
+        let is_it = |s: &Value| format!("{}/{}", text(s, "namespace"), text(s, "name")) == service;
+        if !list(&known, "services").iter().any(is_it) {
+            let what = format!("Service/{service} does not exist; `weft services` lists those that do");
+            return Err(Failed::Problem(what).into());
+        }
+    }
+    instances(&json, flags.query.output, &format!("no instance of Service/{service} is registered"));
     Ok(0)
 }
 
-fn instances(json: &Value, output: Output) {
+fn instances(json: &Value, output: Output, nothing: &str) {
     let rows: Vec<_> = list(json, "endpoints")
         .iter()
         .map(|e| {
-            let ports: Vec<_> = list(e, "ports").iter().map(|p| text(p, "app")).collect();
+            let ports: Vec<_> = list(e, "ports").iter().map(|p| text(p, "connect")).collect();
             let mut row = vec![text(e, "uid"), text(e, "health"), ports.join(","), text(e, "mesh")];
             if output == Output::Wide {
                 let labels = e.get("labels").and_then(Value::as_object).cloned().unwrap_or_default();
@@ -65,9 +78,10 @@ fn instances(json: &Value, output: Output) {
         .collect();
     match output {
         Output::Wide => {
-            print::table(&["UID", "HEALTH", "APPLICATION", "MESH", "METRICS", "IDENTITY", "LABELS", "CHECKS"], &rows)
+            let head = ["UID", "HEALTH", "APPLICATION", "MESH", "METRICS", "IDENTITY", "LABELS", "CHECKS"];
+            print::table(&head, &rows, nothing);
         }
-        _ => print::table(&["UID", "HEALTH", "APPLICATION", "MESH"], &rows),
+        _ => print::table(&["UID", "HEALTH", "APPLICATION", "MESH"], &rows, nothing),
     }
 }
 
@@ -77,7 +91,7 @@ pub async fn status(query: cli::Query) -> Result<u8> {
         return Ok(0);
     }
     let server = json.get("server").cloned().unwrap_or_default();
-    println!(
+    say!(
         "trust domain {}, revision {}, store {}, server {}",
         text(&json, "trust_domain"),
         text(&json, "revision"),
@@ -106,14 +120,18 @@ pub async fn status(query: cli::Query) -> Result<u8> {
             ]
         })
         .collect();
-    print::table(&["PROXY", "STATE", "REVISION", "DIGEST", "IDENTITY", "NOTES", "REJECTED"], &rows);
+    print::table(&["PROXY", "STATE", "REVISION", "DIGEST", "IDENTITY", "NOTES", "REJECTED"], &rows, "no proxies");
     Ok(if bad { 2 } else { 0 })
 }
 
 pub async fn allow(flags: cli::Allow) -> Result<u8> {
     let mut path = format!("/weft/v1/allow?to={}", quoted(&qualified(&flags.service)));
-    if let Some(from) = &flags.from {
-        path.push_str(&format!("&from={}", quoted(&qualified(from))));
+    // the one caller that has no name
+    let from = flags.from.map(|from| if from == "unauthenticated" { from } else { qualified(&from) });
+    let asked =
+        [("from", from), ("port", flags.port), ("method", flags.method), ("path", flags.path), ("host", flags.host)];
+    for (name, value) in asked {
+        path.push_str(&value.map(|v| format!("&{name}={}", quoted(&v))).unwrap_or_default());
     }
     let json = Api::find(&flags.query.client)?.get(&path).await?;
     if print::structured(&json, flags.query.output) {
@@ -123,7 +141,7 @@ pub async fn allow(flags: cli::Allow) -> Result<u8> {
         .iter()
         .map(|r| vec![text(r, "from"), text(r, "port"), text(r, "verdict"), text(r, "rule"), text(r, "reason")])
         .collect();
-    print::table(&["FROM", "PORT", "VERDICT", "RULE", "REASON"], &rows);
+    print::table(&["FROM", "PORT", "VERDICT", "RULE", "REASON"], &rows, "no instance of it takes connections");
     Ok(0)
 }
 
@@ -132,16 +150,16 @@ pub async fn ca(query: cli::Query) -> Result<u8> {
     if print::structured(&json, query.output) {
         return Ok(0);
     }
-    println!("trust domain {}, leaves live {} s", text(&json, "trust_domain"), text(&json, "leaf_ttl_s"));
+    say!("trust domain {}, leaves live {} s", text(&json, "trust_domain"), text(&json, "leaf_ttl_s"));
     let rows: Vec<_> = list(&json, "authorities")
         .iter()
         .map(|a| {
             vec![text(a, "slot"), text(a, "state"), text(a, "subject"), text(a, "not_before"), text(a, "not_after")]
         })
         .collect();
-    print::table(&["SLOT", "STATE", "SUBJECT", "FROM", "UNTIL"], &rows);
+    print::table(&["SLOT", "STATE", "SUBJECT", "FROM", "UNTIL"], &rows, "no authorities");
     let issued = json.get("issued").cloned().unwrap_or_default();
-    println!("issued {}, of which {} have not expired", text(&issued, "total"), text(&issued, "unexpired"));
+    say!("issued {}, of which {} have not expired", text(&issued, "total"), text(&issued, "unexpired"));
     Ok(0)
 }
 

@@ -11,6 +11,7 @@ use anyhow::Result;
 use crate::{
     cli::{Ca, Command, Token},
     client::Api,
+    say::say,
 };
 
 /// How many endpoints of an answer of `/weft/v1/endpoints` take traffic.
@@ -39,7 +40,7 @@ pub async fn run(verb: Command) -> Result<u8> {
             let api = Api::find(&flags.client)?;
             let interval = std::time::Duration::from_secs(flags.interval.max(1));
             if flags.once {
-                crate::top::once(&api, interval).await?.iter().for_each(|line| println!("{line}"));
+                crate::top::once(&api, interval).await?.iter().for_each(|line| say!("{line}"));
             } else {
                 crate::top::show(&api, interval, Vec::new).await?;
             }

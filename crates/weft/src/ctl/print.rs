@@ -2,21 +2,28 @@
 
 use serde_json::Value;
 
-use crate::cli::Output;
+use crate::{
+    cli::Output,
+    say::{out, say, tell},
+};
 
 /// Prints JSON or YAML as asked; `false`: a table was asked for, and is the caller's to make.
 pub fn structured(json: &Value, output: Output) -> bool {
     match output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(json).unwrap_or_default()),
-        Output::Yaml => print!("{}", yaml(json)),
+        Output::Json => say!("{}", serde_json::to_string_pretty(json).unwrap_or_default()),
+        Output::Yaml => out(format_args!("{}", yaml(json))),
         Output::Table | Output::Wide => return false,
     }
     true
 }
 
-/// Columns as wide as their widest cell.
-pub fn table(head: &[&str], rows: &[Vec<String>]) {
-    print!("{}", lines(head, rows));
+/// Columns as wide as their widest cell; `nothing` is told when there is no row.
+pub fn table(head: &[&str], rows: &[Vec<String>], nothing: &str) {
+    if rows.is_empty() {
+        tell!("{nothing}");
+        return;
+    }
+    out(format_args!("{}", lines(head, rows)));
 }
 
 fn lines(head: &[&str], rows: &[Vec<String>]) -> String {

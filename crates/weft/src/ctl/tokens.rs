@@ -7,6 +7,7 @@ use super::print::{self, text};
 use crate::{
     cli,
     client::{Api, quoted},
+    say::{say, tell},
 };
 
 pub async fn create(flags: cli::TokenCreate) -> Result<u8> {
@@ -16,8 +17,15 @@ pub async fn create(flags: cli::TokenCreate) -> Result<u8> {
         "namespace": namespace, "service": service, "service_account": account, "ttl": format!("{}ms", flags.ttl.as_millis()),
     });
     let json = Api::find(&flags.client)?.post("/weft/v1/tokens", &ask).await?;
-    println!("{}", text(&json, "token"));
-    eprintln!("good once, until {}; hand it over as WEFT_TOKEN", text(&json, "expires"));
+    if print::structured(&json, flags.output) {
+        return Ok(0);
+    }
+    say!("{}", text(&json, "token"));
+    let (mesh, server) = (text(&json, "trust_domain"), text(&json, "server"));
+    tell!(
+        "good once, until {}, for the mesh {mesh}; hand it over as WEFT_TOKEN, with WEFT_JOIN={server}",
+        text(&json, "expires")
+    );
     Ok(0)
 }
 
@@ -30,13 +38,13 @@ pub async fn list(query: cli::Query) -> Result<u8> {
         .iter()
         .map(|t| vec![text(t, "id"), text(t, "allowed"), text(t, "service"), state(t).into(), text(t, "expires")])
         .collect();
-    print::table(&["ID", "SERVICE ACCOUNT", "SERVICE", "STATE", "EXPIRES"], &rows);
+    print::table(&["ID", "SERVICE ACCOUNT", "SERVICE", "STATE", "EXPIRES"], &rows, "no join tokens");
     Ok(0)
 }
 
 pub async fn revoke(flags: cli::TokenRevoke) -> Result<u8> {
     Api::find(&flags.client)?.delete(&format!("/weft/v1/tokens/{}", quoted(&flags.id))).await?;
-    println!("join token {} revoked", flags.id);
+    say!("join token {} revoked", flags.id);
     Ok(0)
 }
 

@@ -7,6 +7,7 @@ use super::print::{self, list, text};
 use crate::{
     cli,
     client::{Api, Failed, quoted},
+    say::{say, tell},
 };
 
 pub async fn why(flags: cli::Why) -> Result<u8> {
@@ -21,7 +22,7 @@ pub async fn why(flags: cli::Why) -> Result<u8> {
     }
     let decisions = list(&json, "decisions");
     for silent in list(&json, "silent") {
-        eprintln!("{} did not answer: its part is missing", silent.as_str().unwrap_or_default());
+        tell!("{} did not answer: its part is missing", silent.as_str().unwrap_or_default());
     }
     if decisions.is_empty() {
         let what = match &flags.request {
@@ -31,7 +32,7 @@ pub async fn why(flags: cli::Why) -> Result<u8> {
         return Err(Failed::Problem(what).into());
     }
     for decision in decisions {
-        println!("{}", told(decision));
+        say!("{}", told(decision));
     }
     Ok(0)
 }

@@ -15,6 +15,7 @@ use crate::{
     client::Api,
     place::{self, DevFile},
     role::server,
+    say::say,
     top,
 };
 
@@ -52,7 +53,7 @@ async fn mesh(flags: &cli::Dev, directory: &Path, stop: &mut Stop, tidy: &mut Ti
     };
     dev.write(directory)?;
     let api = Api::at(dev.http, Some(std::fs::read_to_string(&dev.admin_token)?.trim().to_owned()));
-    println!("control plane: HTTP API http://{}  gRPC {}  trust domain {}", dev.http, dev.mesh, server.trust_domain());
+    say!("control plane: HTTP API http://{}  gRPC {}  trust domain {}", dev.http, dev.mesh, server.trust_domain());
     let mut shop = Shop::new(directory, server.trust_domain(), flags.rate);
     let ran = tokio::select! {
         biased; // being told to stop wins
@@ -60,7 +61,7 @@ async fn mesh(flags: &cli::Dev, directory: &Path, stop: &mut Stop, tidy: &mut Ti
         () = after(flags.for_) => Ok(()),
         ran = show(flags, &api, &mut shop, tidy) => ran,
     };
-    println!("\ndraining …");
+    say!("\ndraining …");
     let drained = async {
         shop.drain(tidy).await;
         server.drain(DRAIN).await;
@@ -77,16 +78,17 @@ async fn mesh(flags: &cli::Dev, directory: &Path, stop: &mut Stop, tidy: &mut Ti
 async fn show(flags: &cli::Dev, api: &Api, shop: &mut Shop, tidy: &mut Tidy) -> Result<()> {
     if !flags.demo {
         let weft = weft();
-        println!("run a program in the mesh, from any directory:");
-        println!("  {weft} run --service hello --port 8000/http -- python3 -m http.server 8000 --bind 127.0.0.1");
+        say!("run a program in the mesh, from any directory:");
+        say!("  {weft} run --service hello --port 8000/http -- python3 -m http.server 8000 --bind 127.0.0.1");
         return std::future::pending().await;
     }
     shop.open(api, tidy).await?;
     for line in shop.told() {
-        println!("{line}");
+        say!("{line}");
     }
     top::show(api, READ, || shop.news(tidy)).await?;
-    Ok(())
+    // nobody looks any more; the shop stays open
+    std::future::pending().await
 }
 
 /// This program, as it is pasted into a shell.

@@ -6,7 +6,7 @@ use std::{ffi::OsString, time::Duration};
 
 use anyhow::{Result, bail};
 use weft_agent::{
-    child::{Application, exit_code},
+    child::{Application, StartError, exit_code},
     exposure::{self, Exposure},
 };
 use weft_proxy::{
@@ -18,10 +18,13 @@ use weft_rt::{
     process::{Signal, Stop},
 };
 
-use crate::{cli, place};
+use crate::{cli, place, say::tell};
 
 /// How often to look where the application listens.
 const EXPOSURE: Duration = Duration::from_secs(2);
+/// As shells report a program that is not there, and one that cannot be run.
+const NOT_FOUND: u8 = 127;
+const NOT_EXECUTABLE: u8 = 126;
 
 pub async fn run(flags: cli::Run) -> Result<u8> {
     if flags.program.is_empty() {
@@ -51,7 +54,7 @@ async fn workload(flags: &Flags, checks: &[String], program: &[OsString]) -> Res
             return Ok(0);
         }
         registered = workload.registered() => if registered? == Readiness::Unconfigured {
-            eprintln!("weft: no configuration from the control plane yet; starting all the same");
+            tell!("weft: no configuration from the control plane yet; starting all the same");
         }
     }
     let mut tasks = Tasks::new();
@@ -94,7 +97,18 @@ async fn supervise(
 ) -> Result<u8> {
     let environment =
         [("WEFT_SERVICE".to_owned(), plan.service.to_string()), ("WEFT_INSTANCE".to_owned(), plan.id.to_string())];
-    let mut app = Application::start(program, &environment)?;
+    let mut app = match Application::start(program, &environment) {
+        Ok(app) => app,
+        Err(e) => {
+            let code = match &e {
+                StartError::NotFound { .. } => NOT_FOUND,
+                StartError::NotExecutable { .. } => NOT_EXECUTABLE,
+                StartError::Other { .. } | StartError::Nothing => return Err(e.into()),
+            };
+            tell!("weft: {e}");
+            return Ok(code);
+        }
+    };
     let signal = tokio::select! {
         biased; // its end is the end
         status = app.wait() => return Ok(exit_code(status?)),
@@ -127,7 +141,7 @@ async fn watch_exposure(plan: &Plan, workload: &Workload) {
             Exposure::Loopback | Exposure::Unknown => None,
         });
         if let Some((port, ip)) = exposed {
-            eprintln!(
+            tell!(
                 "weft: the application listens on {ip}:{port}: whoever reaches that address goes around the mesh's policy; \
                  bind it to 127.0.0.1 if it can be"
             );
@@ -148,12 +162,12 @@ async fn start(flags: &Flags, plan: &Plan, checks: Vec<weft_wire::v1::CheckDefin
     let mut told = false;
     let waiting = |why: &JoinError| {
         if !std::mem::replace(&mut told, true) {
-            eprintln!("weft: waiting to join: {why}");
+            tell!("weft: waiting to join: {why}");
         }
     };
     let workload = Workload::start(flags, plan, checks, waiting).await?;
     if told {
-        eprintln!("weft: joined");
+        tell!("weft: joined");
     }
     Ok(workload)
 }

@@ -8,9 +8,18 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use weft_control::{Config, Server, StoreKind};
-use weft_rt::{Clock, Dice, listen::Bind, log, net::Addr, process::Stop};
+use weft_rt::{
+    Clock, Dice,
+    listen::{Bind, holder_of},
+    log,
+    net::Addr,
+    process::Stop,
+};
 
-use crate::cli;
+use crate::{
+    cli,
+    say::{say, tell},
+};
 
 /// How long open streams may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -29,15 +38,15 @@ pub async fn run(flags: cli::Server) -> Result<u8> {
         ..Config::default()
     })
     .await?;
-    println!(
+    say!(
         "weft server: HTTP API http://{}  gRPC {}  trust domain {}",
         server.http(),
         server.mesh(),
         server.trust_domain()
     );
-    if server.server.first_start {
-        println!("first start: the admin token is in {}", server.admin_token().display());
-    }
+    let first = if server.server.first_start { "first start: " } else { "" };
+    say!("{first}the admin token is in {}", server.admin_token().display());
+    say!("the mesh's root is in {}", absolute(&flags.data.join("ca.pem")).display());
     tokio::select! {
         biased; // being told to stop wins
         _ = stop.next() => {}
@@ -53,7 +62,7 @@ pub async fn run(flags: cli::Server) -> Result<u8> {
 
 /// The server inside `weft dev`: any free port will do, and this user's processes join by a socket.
 pub async fn start_dev(flags: &cli::Dev, directory: &Path) -> Result<Running> {
-    Running::start(Config {
+    let server = Running::start(Config {
         store: if flags.data.is_some() { StoreKind::Redb } else { StoreKind::Memory },
         data: flags.data.clone().unwrap_or_else(|| directory.join("data")),
         http: Bind::preferred(Addr::Tcp(flags.http)),
@@ -64,7 +73,24 @@ pub async fn start_dev(flags: &cli::Dev, directory: &Path) -> Result<Running> {
         dice: Dice::from_os(),
         ..Config::default()
     })
-    .await
+    .await?;
+    instead("the HTTP API", flags.http, server.http());
+    instead("gRPC", flags.mesh, server.mesh());
+    Ok(server)
+}
+
+/// Says so when what was asked for is taken, and by whom.
+fn instead(what: &str, wanted: SocketAddr, got: SocketAddr) {
+    if wanted.port() == 0 || wanted == got {
+        return;
+    }
+    let by = holder_of(wanted.port()).map(|holder| format!(" by {holder}")).unwrap_or_default();
+    tell!("weft: {wanted} is in use{by}: {what} is at {got} instead");
+}
+
+/// A path that means the same in another directory.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A running server and where things are.
@@ -75,7 +101,7 @@ pub struct Running {
 
 impl Running {
     async fn start(config: Config) -> Result<Self> {
-        let admin_token = config.data.join("admin.token");
+        let admin_token = absolute(&config.data.join("admin.token"));
         // redb is opened on this thread; nothing else runs yet
         let server = Server::start(config).await.context("the control plane cannot start")?;
         Ok(Self { server, admin_token })

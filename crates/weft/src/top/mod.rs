@@ -2,13 +2,16 @@
 
 pub mod edges;
 
-use std::{collections::BTreeMap, io::Write as _, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use edges::{Edge, EdgeKey, Reading};
 
-use crate::client::{Api, Failed};
+use crate::{
+    client::{Api, Failed},
+    say,
+};
 
-/// Reads and draws until the caller drops it. On a terminal the table stays where it is, in place of the one before;
+/// Reads and draws until the caller drops it, or nobody reads what is drawn. On a terminal the table stays where it is, in place of the one before;
 /// `news`, asked before each drawing, stands above it and stays.
 pub async fn show(api: &Api, interval: Duration, mut news: impl FnMut() -> Vec<String>) -> Result<(), Failed> {
     use std::io::IsTerminal as _;
@@ -35,9 +38,10 @@ pub async fn show(api: &Api, interval: Duration, mut news: impl FnMut() -> Vec<S
         };
         let text = if terminal { redrawn(&news, &table, drawn) } else { plain(&news, &table) };
         drawn = table.len();
-        let mut out = std::io::stdout().lock();
-        // a closed pipe ends the process by its own means
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        say::out(format_args!("{text}"));
+        if !say::heard() {
+            return Ok(());
+        }
     }
 }
 

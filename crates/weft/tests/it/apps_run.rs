@@ -39,7 +39,8 @@ fn e2e_cap_08_two_python_http_servers_call_each_other() {
         Ok(reply) if reply.status == 503 => Ok(reply),
         other => Err(format!("{other:?}")),
     });
-    assert_eq!(reply.header("weft-failure"), Some("unknown_service;not-sent"), "{reply:?}");
+    assert_eq!(reply.header("weft-failure"), Some("no_healthy_endpoint;not-sent"), "{reply:?}");
+    assert!(reply.text().contains("the last instance of default/one left at 20"), "{}", reply.text());
     assert_eq!(two.stop(), 128 + 15);
 }
 
@@ -63,7 +64,7 @@ fn e2e_cap_08_exit_status_and_signals_pass_through() {
     assert_eq!(w.ended(), 0);
     assert!(w.log().contains("default/job none\n"), "the join token is not the program's: {}", w.log());
     let mut w = mesh.run("job", None, &[], &["/nonexistent/program"]);
-    assert_eq!(w.ended(), 1, "{}", w.log());
+    assert_eq!(w.ended(), 127, "{}", w.log());
     assert!(w.log().contains("/nonexistent/program"), "{}", w.log());
 }
 

@@ -35,4 +35,5 @@ mod input_documents;
 mod input_join;
 mod input_peers;
 mod input_start;
+mod input_words;
 mod mesh;
