@@ -302,8 +302,12 @@ fn e2e_sec_13_a_weft_sidecar_tunnels_into_envoy_and_checks_whom_it_met() {
         (foreign_at, format!("{} is of another trust domain than {ours}", foreign.svid.id())),
     ] {
         let refused = get(at, "/", &[]).unwrap();
-        assert_eq!((refused.status, refused.header("weft-failure")), (503, Some("tls_failed;not-sent")), "{refused:?}");
-        assert!(refused.text().contains(&why), "{}", refused.text());
+        assert_eq!(
+            (refused.status, refused.header("weft-failure")),
+            (503, Some("retries_exhausted;not-sent")),
+            "{refused:?}"
+        );
+        assert!(refused.text().contains(&why) && refused.text().contains("met tls_failed: "), "{}", refused.text());
     }
     // refused by us: it is not whom we expect, although the same authority vouches for it
     mesh.apply(&entry("legacy", at(1), "somebody-else", &PORTS));
@@ -311,7 +315,8 @@ fn e2e_sec_13_a_weft_sidecar_tunnels_into_envoy_and_checks_whom_it_met() {
         Ok(reply) if reply.status == 503 => Ok(reply),
         other => Err(format!("{other:?}")),
     });
-    assert_eq!(refused.header("weft-failure"), Some("identity_mismatch;not-sent"), "{refused:?}");
+    assert_eq!(refused.header("weft-failure"), Some("retries_exhausted;not-sent"), "{refused:?}");
+    assert!(refused.text().contains("met identity_mismatch: "), "{}", refused.text());
     assert!(refused.text().contains(&format!("peer is {}", legacy.svid.id())), "{}", refused.text());
     for listener in plain {
         listener.set_nonblocking(true).unwrap();

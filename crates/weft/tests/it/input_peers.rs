@@ -144,7 +144,10 @@ fn trf_35_heads_that_are_too_large() {
     mesh.until_answers(&web, 200);
     let reply = get(web.upstreams[0], "/", &[("x-large", &large)]).unwrap();
     assert_eq!((reply.status, reply.header("weft-failure")), (431, Some("request_head_too_large;not-sent")));
-    assert_eq!(reply.text(), "weft: head-too-large: head is larger than 65536 bytes\n");
+    assert_eq!(
+        reply.text(),
+        "weft: request_head_too_large: the request's header is too large: head-too-large: head is larger than 65536 bytes\n"
+    );
     let many: Vec<_> = (0..101).map(|i| format!("x-{i}")).collect();
     let many: Vec<_> = many.iter().map(|name| (&**name, "1")).collect();
     let reply = get(web.upstreams[0], "/", &many).unwrap();
