@@ -119,7 +119,8 @@ fn nov_01_an_exhausted_retry_names_the_endpoint_and_how_often_it_was_tried() {
             "endpoint  default/api/test/api-",
             "It was tried 3 times.",
             "all 3 tries that its route allows were used",
-            "UF connect_failed",
+            "URX retries_exhausted",
+            "connect_failed",
         ],
     );
 }
