@@ -1,6 +1,7 @@
 //! Everything that lives long enough for a policy to change under it (features.md SEC-28).
 //!
-//! A flow registers who asked for what. When the snapshot, trust or an mTLS mode changes, every flow is judged anew with
+//! A flow registers who asked for what, with no await between the verdict that let it in and that: what waits unregistered
+//! (for a first byte, for the application to accept) would never hear of a denial. When the snapshot, trust or an mTLS mode changes, every flow is judged anew with
 //! the same function that let it in; what is denied now is told so and resets itself, naming the rule.
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 use weft_identity::{Trust, recheck};
 use weft_model::Wall;
 use weft_snapshot::{
-    authz::{self, Attributes, Verdict},
+    authz::{self, Attributes, L4Verdict, Verdict},
     snapshot::Snapshot,
 };
 
@@ -31,8 +32,18 @@ pub struct Admission {
     pub by: Rc<Inbound>,
     pub dest_ip: IpAddr,
     pub dest_port: u16,
-    /// A request; `None`: a connection that is not HTTP.
-    pub http: Option<Rc<RequestHead>>,
+    pub asks: Asks,
+}
+
+/// What was let in.
+#[derive(Clone)]
+pub enum Asks {
+    Request(Rc<RequestHead>),
+    /// A connection that is not HTTP.
+    Bytes,
+    /// A connection that has not spoken yet. Its requests will be judged one by one, and its bytes when they come; what is
+    /// denied to both ends it now.
+    Unknown,
 }
 
 /// The flows of one worker.
@@ -124,7 +135,10 @@ fn verdict(a: &Admission, snapshot: &Snapshot) -> Option<Failure> {
     let Some(view) = snapshot.workload(&a.by.workload) else {
         return Some(changed().with_detail("workload is gone"));
     };
-    let borrowed = a.http.as_deref().map(head::Borrowed);
+    let borrowed = match &a.asks {
+        Asks::Request(head) => Some(head::Borrowed(head)),
+        Asks::Bytes | Asks::Unknown => None,
+    };
     let attributes = Attributes {
         principal: Some(&a.by.principal),
         source_ip: a.by.source_ip,
@@ -133,9 +147,16 @@ fn verdict(a: &Admission, snapshot: &Snapshot) -> Option<Failure> {
         sni: a.by.sni.as_deref(),
         http: borrowed.as_ref().map(head::Borrowed::request),
     };
+    let denied = |rule, why| Some(changed().with_rule(rule).with_detail(why));
+    if matches!(a.asks, Asks::Unknown) {
+        return match authz::evaluate_l4(&view.inbound, &attributes) {
+            L4Verdict::Allow { .. } | L4Verdict::NeedsHttp => None,
+            L4Verdict::Deny { rule, why } => denied(rule, why),
+        };
+    }
     match authz::evaluate(&view.inbound, &attributes) {
         Verdict::Allow { .. } => None,
-        Verdict::Deny { rule, why } => Some(changed().with_rule(rule).with_detail(why)),
+        Verdict::Deny { rule, why } => denied(rule, why),
     }
 }
 

@@ -161,7 +161,11 @@ impl Body {
     }
 
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
-        let frame = self.poll_kind(cx);
+        let mut frame = self.poll_kind(cx);
+        if let Poll::Ready(Some(Ok(Frame::Trailers(t)))) = &mut frame {
+            // No proxy says anything in trailers: what claims so is somebody else's
+            crate::head::strip(t);
+        }
         if let (Some(meter), Poll::Ready(Some(Ok(frame)))) = (&self.meter, &frame) {
             meter.pass(frame);
         }

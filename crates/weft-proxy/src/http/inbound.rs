@@ -4,6 +4,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
+use weft_model::Protocol;
 use weft_snapshot::{
     authz::{self, Attributes, DenyReason, Verdict},
     failure::FailureKind,
@@ -16,7 +17,7 @@ use super::{Inbound, note_request, recording, refuse, respond};
 use crate::{
     codec::{Body, Reply, RequestHead, ResponseHead},
     failure::{Failure, Side},
-    flows::{self, Admission},
+    flows::{self, Admission, Asks},
     head::{self, Borrowed},
     local::Asked,
     record::{Direction, Policy, Recording},
@@ -76,6 +77,12 @@ fn admit(
             let claim = head.header_str("weft-to").unwrap_or_default();
             let misdirected = |e| Failure::before_sending(FailureKind::Misdirected, Side::Downstream).with_detail(e);
             let listen = resolve_claim(view, claim).map_err(misdirected)?.clone();
+            if matches!(listen.protocol, Protocol::Tcp | Protocol::Tls) {
+                // its rules are those of connections, and what listens there does not expect requests
+                let port = listen.service_port;
+                let detail = format_args!("port {port} is declared {}, open a tunnel to it", listen.protocol);
+                return Err(Failure::before_sending(FailureKind::Misdirected, Side::Downstream).with_detail(detail));
+            }
             head.origin = head::orig(&head.headers);
             listen
         }
@@ -109,7 +116,7 @@ fn admit(
         return Err(denied(rule, &why));
     }
     let head = Rc::new(head);
-    let flow = i.worker.flows.register(i.admission(&listen, Some(head.clone())));
+    let flow = i.worker.flows.register(i.admission(&listen, Asks::Request(head.clone())));
     Ok((listen, head, flow))
 }
 
@@ -123,7 +130,7 @@ pub(crate) fn denied(rule: Option<Arc<weft_model::ResourceRef>>, why: &DenyReaso
 }
 
 impl Inbound {
-    pub(crate) fn admission(self: &Rc<Self>, listen: &Listen, http: Option<Rc<RequestHead>>) -> Admission {
-        Admission { by: self.clone(), dest_ip: listen.app.ip(), dest_port: listen.app.port(), http }
+    pub(crate) fn admission(self: &Rc<Self>, listen: &Listen, asks: Asks) -> Admission {
+        Admission { by: self.clone(), dest_ip: listen.app.ip(), dest_port: listen.app.port(), asks }
     }
 }

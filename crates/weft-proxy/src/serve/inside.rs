@@ -21,7 +21,7 @@ use super::{
 use crate::{
     codec::{Body, ResponseHead, h2},
     failure::{Failure, Side},
-    flows,
+    flows::{self, Asks},
     http::{Inbound, Role, broke, denied},
     io::Io,
     local,
@@ -75,7 +75,7 @@ pub(super) async fn connect(i: Rc<Inbound>, authority: &str, reply: h2::Reply, r
 
 /// What a CONNECT led to: a connection to the application where L4 alone allows it, or a promise to look inside.
 enum Opened {
-    App(Io),
+    App(Io, flows::Guard),
     MustBeHttp,
     /// Declared to be HTTP: each request opens its own way.
     Http,
@@ -101,13 +101,15 @@ async fn enter(i: &Rc<Inbound>, authority: &str, rec: &mut Recording) -> Result<
             if listen.protocol.is_http() {
                 return Ok((listen, Opened::Http));
             }
-            let io = upstream::connect_app(w, &listen).await?;
-            Ok((listen, Opened::App(io)))
+            let asks = if listen.protocol == Protocol::Undeclared { Asks::Unknown } else { Asks::Bytes };
+            let flow = w.flows.register(i.admission(&listen, asks));
+            let io = dial(i, &listen, &flow).await?;
+            Ok((listen, Opened::App(io, flow)))
         }
         L4Verdict::NeedsHttp if matches!(listen.protocol, Protocol::Tcp | Protocol::Tls) => {
-            not_http(i, &listen, rec)?;
-            let io = upstream::connect_app(w, &listen).await?;
-            Ok((listen, Opened::App(io)))
+            let flow = not_http(i, &listen, rec)?;
+            let io = dial(i, &listen, &flow).await?;
+            Ok((listen, Opened::App(io, flow)))
         }
         L4Verdict::NeedsHttp => Ok((listen, Opened::MustBeHttp)),
     }
@@ -124,15 +126,24 @@ fn l4<'a>(i: &'a Inbound, listen: &Listen) -> Attributes<'a> {
     }
 }
 
-/// The final word on a connection that turned out not to be HTTP.
-fn not_http(i: &Inbound, listen: &Listen, rec: &mut Recording) -> Result<(), Failure> {
+/// A connection to the application, while policy allows it.
+async fn dial(i: &Inbound, listen: &Listen, flow: &flows::Guard) -> Result<Io, Failure> {
+    tokio::select! {
+        biased; // a denial counts, also when the application is there
+        f = flow.denied() => Err(f),
+        io = upstream::connect_app(&i.worker, listen) => io,
+    }
+}
+
+/// The final word on a connection that turned out not to be HTTP, by the policy of now; registered from here on.
+fn not_http(i: &Rc<Inbound>, listen: &Listen, rec: &mut Recording) -> Result<flows::Guard, Failure> {
     let snapshot = i.worker.snapshot();
     let gone = || Failure::before_sending(FailureKind::NoSnapshot, Side::Internal).with_detail(&i.workload);
     let view = snapshot.workload(&i.workload).ok_or_else(gone)?;
     let verdict = authz::evaluate(&view.inbound, &l4(i, listen));
     rec.get().policy = Policy::from(verdict.clone());
     match verdict {
-        Verdict::Allow { .. } => Ok(()),
+        Verdict::Allow { .. } => Ok(i.worker.flows.register(i.admission(listen, Asks::Bytes))),
         Verdict::Deny { rule, why } => Err(denied(rule, &why)),
     }
 }
@@ -140,16 +151,28 @@ fn not_http(i: &Inbound, listen: &Listen, rec: &mut Recording) -> Result<(), Fai
 /// The bytes inside a CONNECT: HTTP, declared or detected, meets the same rules as everywhere.
 async fn inside(i: Rc<Inbound>, listen: &Listen, mut io: Io, opened: Opened, mut rec: Recording) {
     let mut seen = BytesMut::new();
-    let (found, app) = match opened {
-        Opened::Http if listen.protocol == Protocol::Http => (peek(&mut io, &mut seen, None, Some(IDLE)).await, None),
-        Opened::Http => (Ok(Detect::Http2), None),
-        Opened::MustBeHttp => (peek(&mut io, &mut seen, Some(SILENT), Some(DETECT)).await, None),
-        Opened::App(app) if listen.protocol == Protocol::Undeclared => {
-            // Whichever side speaks first decides: a server that greets must not wait for a client that listens
-            let (found, app) = race(&mut io, &mut seen, app).await;
-            (found, Some(app))
+    let (found, app, allowed) = match opened {
+        Opened::Http if listen.protocol == Protocol::Http => {
+            (peek(&mut io, &mut seen, None, Some(IDLE)).await, None, None)
         }
-        Opened::App(app) => (Ok(Detect::Opaque), Some(app)),
+        Opened::Http => (Ok(Detect::Http2), None, None),
+        Opened::MustBeHttp => (peek(&mut io, &mut seen, Some(SILENT), Some(DETECT)).await, None, None),
+        Opened::App(mut app, flow) if listen.protocol == Protocol::Undeclared => {
+            // Whichever side speaks first decides: a server that greets must not wait for a client that listens
+            let found = tokio::select! {
+                biased; // silence may last for hours: a denial ends it
+                f = flow.denied() => Err(f),
+                found = race(&mut io, &mut seen, &mut app) => Ok(found),
+            };
+            match found {
+                Ok(found) => (found, Some(app), None),
+                Err(f) => {
+                    stop(&i, &f, io, app, &mut rec);
+                    return rec.finish();
+                }
+            }
+        }
+        Opened::App(app, flow) => (Ok(Detect::Opaque), Some(app), Some(flow)),
     };
     io.unread(seen);
     let http = match found {
@@ -170,15 +193,12 @@ async fn inside(i: Rc<Inbound>, listen: &Listen, mut io: Io, opened: Opened, mut
         }
         return rec.finish();
     }
-    let app = match app {
-        Some(app) => Ok(app),
-        None => match not_http(&i, listen, &mut rec) {
-            Ok(()) => upstream::connect_app(&i.worker, listen).await,
-            Err(f) => Err(f),
-        },
+    let allowed = match (app, allowed) {
+        (Some(app), Some(flow)) => Ok((app, flow)),
+        (app, _) => opaque(&i, listen, app, &mut rec).await,
     };
-    match app {
-        Ok(app) => carry(&i, listen, io, app, &mut rec).await,
+    match allowed {
+        Ok((app, flow)) => carry(&i, &flow, io, app, &mut rec).await,
         Err(f) => {
             io.reset_on_drop();
             rec.fail(&f);
@@ -187,9 +207,27 @@ async fn inside(i: Rc<Inbound>, listen: &Listen, mut io: Io, opened: Opened, mut
     rec.finish();
 }
 
+/// What is not HTTP is judged as that, and led to the application.
+async fn opaque(
+    i: &Rc<Inbound>,
+    listen: &Listen,
+    app: Option<Io>,
+    rec: &mut Recording,
+) -> Result<(Io, flows::Guard), Failure> {
+    match (not_http(i, listen, rec), app) {
+        (Ok(flow), Some(app)) => Ok((app, flow)),
+        (Ok(flow), None) => Ok((dial(i, listen, &flow).await?, flow)),
+        (Err(f), app) => {
+            if let Some(mut app) = app {
+                app.reset_on_drop();
+            }
+            Err(f)
+        }
+    }
+}
+
 /// Bytes between a peer and the application, while policy allows it.
-async fn carry(i: &Rc<Inbound>, listen: &Listen, mut down: Io, mut up: Io, rec: &mut Recording) {
-    let flow: flows::Guard = i.worker.flows.register(i.admission(listen, None));
+async fn carry(i: &Inbound, flow: &flows::Guard, mut down: Io, mut up: Io, rec: &mut Recording) {
     let mut forced = i.drain.clone();
     rec.progress(0, 0);
     let mut going_on = |event| {
@@ -213,6 +251,11 @@ async fn carry(i: &Rc<Inbound>, listen: &Listen, mut down: Io, mut up: Io, rec: 
         }
         Err(f) => f,
     };
+    stop(i, &stopped, down, up, rec);
+}
+
+/// Ends what was allowed before, so that neither side takes it for an end of the other's.
+fn stop(i: &Inbound, stopped: &Failure, mut down: Io, mut up: Io, rec: &mut Recording) {
     down.reset_on_drop();
     up.reset_on_drop();
     tracing::info!(
@@ -221,11 +264,11 @@ async fn carry(i: &Rc<Inbound>, listen: &Listen, mut down: Io, mut up: Io, rec: 
         failure = stopped.kind.label(),
         "live connection ended"
     );
-    rec.fail(&stopped);
+    rec.fail(stopped);
 }
 
 /// Who speaks first? The application's bytes, if it is it, stay with its stream.
-async fn race(io: &mut Io, seen: &mut BytesMut, mut app: Io) -> (std::io::Result<Detect>, Io) {
+async fn race(io: &mut Io, seen: &mut BytesMut, app: &mut Io) -> std::io::Result<Detect> {
     let mut greeting = BytesMut::new();
     let found = {
         let app_speaks = poll_fn(|cx| app.poll_read_with(cx, |b| greeting.extend_from_slice(b)));
@@ -236,5 +279,5 @@ async fn race(io: &mut Io, seen: &mut BytesMut, mut app: Io) -> (std::io::Result
         }
     };
     app.unread(greeting);
-    (found, app)
+    found
 }

@@ -211,3 +211,16 @@ async fn sec_13_an_endpoint_with_another_identity_is_not_sent_to() {
     assert!(body.contains("expected spiffe://mesh.test/ns/shop/sa/somebody-else"), "{body}");
     assert_eq!(origin.logged(), "");
 }
+
+#[tokio::test]
+async fn weft_1_runs_no_http_on_a_port_that_is_declared_not_to_be_http() {
+    for protocol in [Protocol::Tcp, Protocol::Tls] {
+        let origin = Origin::answering(OK).await;
+        let pair = Pair::new(protocol, origin.addr);
+        let (client, _conn) = h2_peer(&pair, "shop/web", b"weft/1").await;
+        let get = Request::get("http://api.shop/").header("weft-to", "shop/api:80").body(()).unwrap();
+        let (code, headers) = status(&client, get).await;
+        assert_eq!((code, headers["weft-failure"].to_str().unwrap()), (421, "misdirected;not-sent"), "{protocol}");
+        assert_eq!(origin.logged(), "", "{protocol}: the application was not asked");
+    }
+}

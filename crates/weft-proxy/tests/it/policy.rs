@@ -1,15 +1,16 @@
 //! Policy changes reach what is open (features.md SEC-28).
 
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, sync::watch};
 use weft_model::Protocol;
+use weft_rt::net::{Addr, Connecting, Net};
 use weft_snapshot::{
     failure::FailureKind,
-    fragment::{Action, Inbound, Policy, Rule},
+    fragment::{Action, Inbound, Operation, Policy, Rule, StringMatch, Values},
 };
 
 use crate::{
-    origin::{Origin, Raw, read_request},
-    support::{Pair, allow_all},
+    origin::{LIMIT, Origin, Raw, read_request},
+    support::{Pair, Start, allow_all},
 };
 
 fn nobody() -> Inbound {
@@ -90,4 +91,74 @@ async fn sec_28_a_revoked_identity_loses_its_live_connections() {
     assert!(c.rest().await.is_err());
     let kind = pair.api.records.when(|r| r.iter().find_map(|r| r.failure)).await;
     assert_eq!(kind, FailureKind::PeerRevoked);
+}
+
+/// The first failure that the callee's side recorded, and the rule.
+async fn ended_by(pair: &Pair) -> (FailureKind, Option<String>) {
+    let first = |r: &weft_proxy::Record| Some((r.failure?, r.rule.as_ref().map(ToString::to_string)));
+    pair.api.records.when(|r| r.iter().find_map(first)).await
+}
+
+fn by_nobody() -> (FailureKind, Option<String>) {
+    (FailureKind::PolicyChanged, Some("AuthorizationPolicy/shop/nobody#rule-0".into()))
+}
+
+#[tokio::test]
+async fn sec_28_a_silent_connection_on_an_undeclared_port_is_ended() {
+    let origin = Origin::echo().await;
+    let pair = Pair::new(Protocol::Undeclared, origin.addr);
+    let mut c = Raw::connect(pair.at).await;
+    origin.accepted(1).await;
+    pair.set_policy(2, nobody());
+    // not a byte was said, and none needs to be
+    assert!(c.rest().await.is_err(), "it looked complete");
+    assert_eq!(ended_by(&pair).await, by_nobody());
+}
+
+#[tokio::test]
+async fn sec_28_a_silent_connection_is_judged_anew_when_it_speaks() {
+    let origin = Origin::answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    let pair = Pair::new(Protocol::Undeclared, origin.addr);
+    let (mut bytes, mut http) = (Raw::connect(pair.at).await, Raw::connect(pair.at).await);
+    origin.accepted(2).await;
+    let methods = Values { any: vec![StringMatch::Exact("GET".into())], none: Vec::new() };
+    let mut get_only = allow_all("shop/api", "1");
+    get_only.policies.push(Policy {
+        origin: "AuthorizationPolicy/shop/get-only".parse().unwrap(),
+        action: Action::Allow,
+        rules: vec![Rule { to: vec![Operation { methods, ..Operation::default() }], ..Rule::default() }],
+    });
+    pair.set_policy(2, get_only);
+    pair.api.when_revision(2).await;
+    // it may still become what is allowed
+    http.send("GET /x HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    assert_eq!(http.response().await.1, "ok");
+    bytes.send("\x01\x02binary\r\n").await;
+    assert!(bytes.rest().await.is_err(), "a refused stream is reset");
+    assert_eq!(ended_by(&pair).await.0, FailureKind::NotHttp);
+    assert!(!origin.logged().contains("binary"));
+}
+
+/// A network where nobody answers; says how often it was asked.
+struct Silence(watch::Sender<usize>);
+
+impl Net for Silence {
+    fn connect(&self, _: Addr) -> Connecting {
+        self.0.send_modify(|n| *n += 1);
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn sec_28_a_connection_to_an_application_that_did_not_accept_yet_is_ended() {
+    for protocol in [Protocol::Undeclared, Protocol::Tcp] {
+        let (asked, mut dialled) = watch::channel(0);
+        let api = Start::new("shop/api").inbound().net(Silence(asked));
+        let pair = Pair::of(api, protocol, "127.0.0.1:9".parse().unwrap(), |s| s);
+        let mut c = Raw::connect(pair.at).await;
+        tokio::time::timeout(LIMIT, dialled.wait_for(|n| *n > 0)).await.expect("never dialled").unwrap();
+        pair.set_policy(2, nobody());
+        assert!(c.rest().await.is_err(), "{protocol}: it looked complete");
+        assert_eq!(ended_by(&pair).await, by_nobody(), "{protocol}");
+    }
 }

@@ -101,3 +101,20 @@ async fn a_framing_answer_of_two_readings_is_refused() {
     let (head, _) = c.response().await;
     assert!(head.starts_with("HTTP/1.1 502 ") && head.contains("weft-failure: upstream_protocol;sent"), "{head}");
 }
+
+#[tokio::test]
+async fn sec_13_trailers_do_not_speak_for_the_proxies_either() {
+    let origin = Origin::answering(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nweft-failure: denied;not-sent\r\nx-yours: 1\r\n\r\n",
+    )
+    .await;
+    let pair = Pair::new(Protocol::Http, origin.addr);
+    let mut c = Raw::connect(pair.at).await;
+    c.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nweft-to: shop/api:81\r\nx-forwarded-client-cert: By=me\r\nx-mine: 1\r\n\r\n").await;
+    c.until("\r\n\r\n").await;
+    let answer = c.until("\r\n\r\n").await;
+    assert!(answer.contains("x-yours: 1") && !answer.contains("weft-"), "{answer}");
+    let asked = origin.logged();
+    assert!(asked.contains("x-mine: 1"), "{asked}");
+    assert!(!asked.contains("weft-") && !asked.contains("client-cert"), "{asked}");
+}

@@ -19,7 +19,11 @@ use tokio::sync::watch;
 use weft_identity::{Bundle, Revocations, Svid, Trust};
 use weft_model::{Digest, Health, Locality, Name, Protocol, Revision, ServiceKey, SpiffeId, TrustDomain, Uid, Wall};
 use weft_proxy::{Config, Credentials, NoSink, PortRef, Record, Sidecar, Sink, Sources, Upstream};
-use weft_rt::{Clock, listen::Bind, net::System};
+use weft_rt::{
+    Clock,
+    listen::Bind,
+    net::{Net, System},
+};
 use weft_snapshot::{
     fragment::{
         self, Collection, DefaultAction, Endpoint, Fragment, Inbound, Listen, MtlsMode, Service, ServicePort, Tunnel,
@@ -271,6 +275,7 @@ pub struct Start {
     pub upstreams: Vec<(String, PortRef, SocketAddr)>,
     pub explicit: bool,
     pub quiet: bool,
+    pub net: Arc<dyn Net>,
 }
 
 impl Start {
@@ -282,6 +287,7 @@ impl Start {
             upstreams: Vec::new(),
             explicit: false,
             quiet: false,
+            net: Arc::new(System),
         }
     }
 
@@ -292,6 +298,12 @@ impl Start {
 
     pub fn inbound(mut self) -> Self {
         self.inbound = Some(any());
+        self
+    }
+
+    /// Dials by `net`.
+    pub fn net(mut self, net: impl Net) -> Self {
+        self.net = Arc::new(net);
         self
     }
 
@@ -322,8 +334,7 @@ impl Start {
             workers: 1,
             cluster: "test".into(),
         };
-        let sources =
-            Sources { snapshots: seen, credentials: believed, sink, net: Arc::new(System), clock: Clock::real() };
+        let sources = Sources { snapshots: seen, credentials: believed, sink, net: self.net, clock: Clock::real() };
         Proxy { sidecar: Arc::new(Sidecar::start(config, sources).unwrap()), snapshots, credentials, records }
     }
 }
@@ -352,8 +363,13 @@ impl Pair {
 
     /// `change` changes what the caller is told.
     pub fn with(protocol: Protocol, origin: SocketAddr, change: impl FnOnce(Set) -> Set) -> Self {
+        Self::of(Start::new("shop/api").inbound(), protocol, origin, change)
+    }
+
+    /// The callee's sidecar is `api`.
+    pub fn of(api: Start, protocol: Protocol, origin: SocketAddr, change: impl FnOnce(Set) -> Set) -> Self {
         let ca = Authority::new("mesh.test");
-        let api = Start::new("shop/api").inbound().start(&ca, api_set(&ca, protocol, origin).build(1));
+        let api = api.start(&ca, api_set(&ca, protocol, origin).build(1));
         let mesh = api.sidecar.bound().inbound.unwrap();
         let set = change(web_set(&ca, protocol, mesh, origin));
         let web = Start::new("shop/web").upstream("shop/api").start(&ca, set.build(1));
