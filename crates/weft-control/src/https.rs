@@ -2,106 +2,112 @@
 //!
 //! Command lines on the same host speak plain HTTP; `kubectl` sends tokens over TLS only, and nobody should send one
 //! over a network in the clear.
+//!
+//! Anyone who reaches the port may open connections, so each has a time by which it has to say something, and there are
+//! only so many: this port must not take the descriptors that the mesh port and the store need.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
+use std::{future::pending, io, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use weft_rt::{Tasks, drain::Observer, listen::Listener, net::Stream};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::{Accept, TlsAcceptor, server::TlsStream};
-use weft_rt::net::Stream;
+use crate::{authority::Authority, slots};
 
 /// First byte of a TLS handshake record; no HTTP method begins with it.
-const HANDSHAKE: u8 = 0x16;
+const RECORD: u8 = 0x16;
+/// From the connection to the end of the TLS handshake; of plain HTTP, to the first byte.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// From then on, and after each answer, to the end of the next head: also how long an idle connection is kept.
+const HEAD: Duration = Duration::from_secs(10);
+/// Connections at a time: beyond it they wait in the listener's queue.
+const CONNECTIONS: usize = 1024;
 
-/// A connection that decides by itself, when it is first read, so that accepting never waits for a peer.
-pub enum MaybeTls {
-    Fresh(Stream, Option<Arc<rustls::ServerConfig>>),
-    Shaking(Box<Accept<Stream>>),
-    Plain(Stream),
-    Tls(Box<TlsStream<Stream>>),
-    Failed,
-}
-
-impl MaybeTls {
-    pub fn new(stream: Stream, config: Option<Arc<rustls::ServerConfig>>) -> Self {
-        Self::Fresh(stream, config)
-    }
-
-    /// Ready when the kind is known and a handshake, if any, is over.
-    fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            match self {
-                Self::Plain(_) | Self::Tls(_) => return Poll::Ready(Ok(())),
-                Self::Failed => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-                Self::Fresh(stream, _) => {
-                    let tls = ready!(poll_is_tls(stream, cx))?;
-                    let Self::Fresh(stream, config) = std::mem::replace(self, Self::Failed) else { continue };
-                    *self = match config.filter(|_| tls) {
-                        Some(config) => Self::Shaking(Box::new(TlsAcceptor::from(config).accept(stream))),
-                        None => Self::Plain(stream),
-                    };
+/// Until the drain; returns when the open connections have ended (the caller bounds how long).
+pub async fn serve(mut listener: Listener, authority: Arc<Authority>, router: Router, mut draining: Observer) {
+    let most = slots::descriptors().map_or(CONNECTIONS, |n| CONNECTIONS.min(n / 4).max(1));
+    let mut connections = Tasks::new();
+    loop {
+        tokio::select! {
+            biased; // ended connections make room for new ones
+            Some(_) = connections.next_ended(), if !connections.is_empty() => {}
+            () = draining.draining() => break,
+            accepted = listener.accept(), if connections.len() < most => match accepted {
+                Ok((stream, _)) => {
+                    let (authority, router, draining) = (authority.clone(), router.clone(), draining.clone());
+                    connections.spawn("http connection", connection(stream, authority, router, draining));
                 }
-                Self::Shaking(accept) => match ready!(Pin::new(accept.as_mut()).poll(cx)) {
-                    Ok(tls) => *self = Self::Tls(Box::new(tls)),
-                    Err(e) => {
-                        *self = Self::Failed;
-                        return Poll::Ready(Err(e));
-                    }
-                },
-            }
+                Err(e) => slots::accept_failed(&e).await,
+            },
         }
+    }
+    drop(listener);
+    while connections.next_ended().await.is_some() {}
+}
+
+async fn connection(stream: Stream, authority: Arc<Authority>, router: Router, mut draining: Observer) {
+    let opened = tokio::select! {
+        biased; // nothing was asked yet
+        () = draining.draining() => return,
+        opened = tokio::time::timeout(HANDSHAKE, open(stream, &authority)) => opened,
+    };
+    match opened {
+        Ok(Ok(Opened::Plain(io))) => answer(io, router, draining).await,
+        Ok(Ok(Opened::Tls(io))) => answer(*io, router, draining).await,
+        Ok(Err(e)) => tracing::debug!(error = %e, "an HTTP connection did not come about"),
+        Err(_) => tracing::debug!("an HTTP connection said nothing in time"),
     }
 }
 
-fn poll_is_tls(stream: &Stream, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-    let Stream::Tcp(tcp) = stream else { return Poll::Ready(Ok(false)) };
+enum Opened {
+    Plain(Stream),
+    Tls(Box<tokio_rustls::server::TlsStream<Stream>>),
+}
+
+async fn open(stream: Stream, authority: &Authority) -> io::Result<Opened> {
+    let Stream::Tcp(tcp) = &stream else { return Ok(Opened::Plain(stream)) };
     let mut first = [0];
-    let mut buf = ReadBuf::new(&mut first);
-    let n = ready!(tcp.poll_peek(cx, &mut buf))?;
-    Poll::Ready(Ok(n == 1 && buf.filled() == [HANDSHAKE]))
-}
-
-impl AsyncRead for MaybeTls {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(this.poll_settled(cx))?;
-        match this {
-            Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
-            Self::Tls(io) => Pin::new(io.as_mut()).poll_read(cx, buf),
-            _ => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        }
+    let n = tcp.peek(&mut first).await?;
+    match authority.https().filter(|_| n == 1 && first == [RECORD]) {
+        Some(config) => Ok(Opened::Tls(Box::new(TlsAcceptor::from(config).accept(stream).await?))),
+        None => Ok(Opened::Plain(stream)),
     }
 }
 
-impl AsyncWrite for MaybeTls {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        ready!(this.poll_settled(cx))?;
-        match this {
-            Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
-            Self::Tls(io) => Pin::new(io.as_mut()).poll_write(cx, buf),
-            _ => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(io) => Pin::new(io).poll_flush(cx),
-            Self::Tls(io) => Pin::new(io.as_mut()).poll_flush(cx),
-            // nothing was written yet
-            _ => Poll::Ready(Ok(())),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(io) | Self::Fresh(io, _) => Pin::new(io).poll_shutdown(cx),
-            Self::Tls(io) => Pin::new(io.as_mut()).poll_shutdown(cx),
-            _ => Poll::Ready(Ok(())),
+async fn answer<I>(io: I, router: Router, mut draining: Observer)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    let connection = builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let mut told = false;
+    loop {
+        let drained = async {
+            match told {
+                false => draining.draining().await,
+                true => pending().await,
+            }
+        };
+        tokio::select! {
+            biased; // an end is an end
+            ended = connection.as_mut() => {
+                if let Err(e) = ended {
+                    tracing::debug!(error = %weft_rt::log::chain(&e), "an HTTP connection ended");
+                }
+                return;
+            }
+            () = drained => {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
         }
     }
 }

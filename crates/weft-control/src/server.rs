@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -26,20 +26,23 @@ use crate::{
     api::{self, observe, observe::Observers, peer::Peer, workload, xds},
     authority::{Authority, AuthorityError},
     first_start::{self, StartError},
-    https::MaybeTls,
+    https,
     liveness::Liveness,
     metrics::Metrics,
     publish::{self, Publisher},
     replica::Replica,
     sessions::Sessions,
+    slots::{self, Bounded, Joined, Slot, Slots},
     state::{FoldError, State},
     status::Pending,
 };
 
-/// A peer that does not finish its handshake in time frees its place.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes at a time: beyond it connections wait in the listener's queue.
-const HANDSHAKES: usize = 256;
+/// A peer that does not finish its handshake in time, its wait for a place included, frees its place.
+const HANDSHAKE: Duration = Duration::from_secs(3);
+/// Handshakes at a time: beyond it connections wait in the listener's queue. One address cannot have them all.
+const HANDSHAKES: usize = 512;
+/// Who has no certificate came to get one.
+const JOIN: Duration = Duration::from_secs(10);
 
 pub struct Config {
     pub store: StoreKind,
@@ -229,11 +232,7 @@ impl Server {
         let _ = control.addresses.set(addresses.clone());
         let router = api::router(control.clone());
         let secure = control.authority.clone();
-        let mut observer = control.draining.clone();
-        serving.spawn("http", async move {
-            let serve = axum::serve(HttpListener(http, secure), router);
-            let _ = serve.with_graceful_shutdown(async move { observer.draining().await }).await;
-        });
+        serving.spawn("http", https::serve(http, secure, router, control.draining.clone()));
         let (peers, incoming) = mpsc::channel(16);
         serving.spawn("mesh accept", accept_mesh(mesh, control.clone(), wall, peers));
         serving.spawn("mesh", serve_grpc(control.clone(), incoming));
@@ -307,7 +306,7 @@ fn tcp(listener: &Listener) -> Result<SocketAddr, ServerError> {
 
 // === connections ===
 
-type MeshIo = tokio_rustls::server::TlsStream<Stream>;
+type MeshIo = Bounded<tokio_rustls::server::TlsStream<Stream>>;
 
 /// 15012: each handshake by itself, so that a slow one holds up nobody.
 async fn accept_mesh(
@@ -316,7 +315,7 @@ async fn accept_mesh(
     wall: WallClock,
     peers: mpsc::Sender<PeerIo<MeshIo, Peer>>,
 ) {
-    let mut handshakes = Tasks::new();
+    let (mut handshakes, slots) = (Tasks::new(), Slots::default());
     let mut draining = control.draining.clone();
     loop {
         tokio::select! {
@@ -325,26 +324,44 @@ async fn accept_mesh(
             () = draining.draining() => return,
             accepted = listener.accept(), if handshakes.len() < HANDSHAKES => match accepted {
                 Ok((stream, from)) => {
+                    let source = from.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |f| f.ip());
+                    let Some(turn) = slots.enter(source) else {
+                        tracing::info!(src.addr = ?from, "too many connections of one address that show no identity");
+                        continue;
+                    };
                     let (control, wall, peers) = (control.clone(), wall.clone(), peers.clone());
                     handshakes.spawn("handshake", async move {
-                        match tokio::time::timeout(HANDSHAKE, handshake(&control, &wall, stream)).await {
+                        let shaking = async {
+                            let slot = turn.slot().await.ok_or("there is no place")?;
+                            handshake(&control, &wall, stream, slot).await
+                        };
+                        match tokio::time::timeout(HANDSHAKE, shaking).await {
                             Ok(Ok(peer)) => drop(peers.send(peer).await),
                             Ok(Err(why)) => tracing::info!(src.addr = ?from, why, "handshake failed"),
                             Err(_) => tracing::info!(src.addr = ?from, "handshake took too long"),
                         }
                     });
                 }
-                Err(e) => accept_failed(&e).await,
+                Err(e) => slots::accept_failed(&e).await,
             },
         }
     }
 }
 
-async fn handshake(control: &Control, wall: &WallClock, stream: Stream) -> Result<PeerIo<MeshIo, Peer>, String> {
+async fn handshake(
+    control: &Control,
+    wall: &WallClock,
+    stream: Stream,
+    slot: Slot,
+) -> Result<PeerIo<MeshIo, Peer>, String> {
     let config = control.authority.tls().ok_or("the server has no identity yet")?;
     let io = TlsAcceptor::from(config).accept(stream).await.map_err(|e| handshake_error(&e))?;
     let peer = match io.get_ref().1.peer_certificates() {
-        None | Some([]) => Peer::Anonymous,
+        None | Some([]) => {
+            let joined = Joined::default();
+            let io = Bounded::unproven(io, slot, joined.clone(), JOIN);
+            return Ok(PeerIo { io, peer: Peer::Anonymous(joined) });
+        }
         Some(chain) => {
             let trust = &control.authority.signing().trust;
             let info: PeerInfo = recheck(chain, &trust.bundle, &trust.revocations, wall.now())
@@ -352,7 +369,7 @@ async fn handshake(control: &Control, wall: &WallClock, stream: Stream) -> Resul
             Peer::Identified(Arc::new(info))
         }
     };
-    Ok(PeerIo { io, peer })
+    Ok(PeerIo { io: Bounded::proven(io), peer })
 }
 
 /// In the verifier's own words, where it was the one who refused.
@@ -383,15 +400,9 @@ async fn accept_socket(mut listener: Listener, control: Arc<Control>, peers: mps
                 Err(e) => tracing::warn!(error = %e, "the peer at the socket is unknown and was refused"),
             },
             Ok(_) => {}
-            Err(e) => accept_failed(&e).await,
+            Err(e) => slots::accept_failed(&e).await,
         }
     }
-}
-
-/// Most likely out of descriptors: the listener stays good.
-async fn accept_failed(e: &io::Error) {
-    tracing::warn!(error = %e, "accept failed");
-    tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
 async fn serve_grpc<I>(control: Arc<Control>, incoming: mpsc::Receiver<PeerIo<I, Peer>>)
@@ -405,25 +416,5 @@ where
     let incoming = tokio_stream::StreamExt::map(ReceiverStream::new(incoming), Ok);
     if let Err(e) = grpc::serve(routes, incoming, async move { draining.draining().await }).await {
         tracing::error!(error = %weft_rt::log::chain(&e), "gRPC ended");
-    }
-}
-
-struct HttpListener(Listener, Arc<Authority>);
-
-impl axum::serve::Listener for HttpListener {
-    type Io = MaybeTls;
-    type Addr = Addr;
-
-    async fn accept(&mut self) -> (MaybeTls, Addr) {
-        loop {
-            match self.0.accept().await {
-                Ok((stream, _)) => return (MaybeTls::new(stream, self.1.https()), self.0.addr().clone()),
-                Err(e) => accept_failed(&e).await,
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Addr> {
-        Ok(self.0.addr().clone())
     }
 }

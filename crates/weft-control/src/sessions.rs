@@ -283,12 +283,13 @@ impl Sessions {
         self.progress.subscribe()
     }
 
+    /// Of the streams that are who they say.
     pub fn standings(&self) -> Vec<Standing> {
         let (now, published) = (self.clock.mono(), self.lock());
-        published.streams.values().map(|s| standing(now, &published, s)).collect()
+        published.themselves().map(|s| standing(now, &published, s)).collect()
     }
 
-    /// How each stream stands to `revision`. Empty `None`: it is not published yet.
+    /// How each stream that is who it says stands to `revision`. Empty `None`: it is not published yet.
     pub fn acked(&self, revision: Revision) -> Option<Vec<Acked>> {
         let (now, published) = (self.clock.mono(), self.lock());
         if published.collections.head() < revision {
@@ -307,7 +308,7 @@ impl Sessions {
             let rejected = inner.session.has_rejected(&published.collections);
             Acked { standing, done, rejected, after }
         };
-        Some(published.streams.values().map(one).collect())
+        Some(published.themselves().map(one).collect())
     }
 
     /// Of the streams that may send to the workload: how many have applied what is published of it now, and how many
@@ -320,7 +321,11 @@ impl Sessions {
         };
         let of: Vec<_> = published.wanted.keys().filter(is_of).cloned().collect();
         let (mut applied, mut total) = (0, 0);
-        for stream in published.streams.values() {
+        // a caller that is not registered (yet, or any more) may send too: only who says it is another is left out
+        let forged = |s: &Stream| {
+            is_registered(&published.world, &s.node) && !is_itself(&published.world, &s.node, &s.principal)
+        };
+        for stream in published.streams.values().filter(|s| !forged(s)) {
             let inner = stream.lock();
             let mine: Vec<_> = of.iter().filter(|c| inner.subscribed.contains(*c)).collect();
             if mine.is_empty() {
@@ -356,6 +361,16 @@ impl Stream {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The name is a claim; the identity in the catalog under it must be that of the connection.
+pub fn is_itself(world: &World, claimed: &str, principal: &SpiffeId) -> bool {
+    let Ok(uid) = Uid::parse(claimed) else { return false };
+    world.catalog.get(&uid).is_some_and(|i| i.identity.as_ref() == Some(principal))
+}
+
+fn is_registered(world: &World, claimed: &str) -> bool {
+    Uid::parse(claimed).is_ok_and(|uid| world.catalog.get(&uid).is_some())
 }
 
 fn standing(now: Mono, published: &Published, stream: &Stream) -> Standing {
@@ -430,6 +445,11 @@ impl Published {
                 differs
             }
         }
+    }
+
+    /// Whoever claims another's name is served what its own principal may see, and counts as nobody.
+    fn themselves(&self) -> impl Iterator<Item = &Arc<Stream>> {
+        self.streams.values().filter(|s| is_itself(&self.world, &s.node, &s.principal))
     }
 
     fn published_at(&self, revision: Revision) -> Option<Mono> {

@@ -192,7 +192,7 @@ pub async fn status(State(control): Shared) -> Answer {
         let standing = standings.remove(uid.as_str());
         proxies.push(proxy_json(uid.as_str(), Some(&stored.value), standing.as_ref()));
     }
-    // connected, but in nobody's catalog (yet, or any more)
+    // in the published catalog, but no longer in the registry, or without a tunnel
     proxies.extend(standings.values().map(|s| proxy_json(&s.node, None, Some(s))));
     let uptime = control.replica.clock.mono().since(control.started);
     Ok(Json(json!({

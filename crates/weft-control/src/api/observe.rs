@@ -13,14 +13,14 @@ use std::{
 use futures_util::stream::unfold;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
-use weft_model::{SpiffeId, Uid};
+use weft_model::SpiffeId;
 use weft_wire::{
     grpc::{Observe, Request, Response, Status, Streaming, async_trait},
     v1::{Answer, EdgeStats, ProxyReport, ServerAsk, proxy_report::Report, server_ask::Ask},
 };
 
 use super::peer::Peer;
-use crate::{server::Control, state::State};
+use crate::{server::Control, sessions::is_itself, state::State};
 
 /// Questions that wait for a proxy that is slow to read: beyond it the proxy counts as silent.
 const WAITING: usize = 16;
@@ -100,10 +100,8 @@ impl Observers {
 }
 
 impl Observer {
-    /// The name is a claim; the identity in the catalog under it must be that of the connection.
     fn is_itself(&self, state: &State) -> bool {
-        let Ok(uid) = Uid::parse(&self.uid) else { return false };
-        state.world.catalog.get(&uid).is_some_and(|i| i.identity.as_ref() == Some(&self.principal))
+        is_itself(&state.world, &self.uid, &self.principal)
     }
 }
 

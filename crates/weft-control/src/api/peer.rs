@@ -6,13 +6,15 @@ use weft_identity::PeerInfo;
 use weft_model::{SpiffeId, Wall};
 use weft_wire::grpc::{Request, Status};
 
+use crate::slots::Joined;
+
 /// Known before the first call: from the handshake, or from the socket.
 #[derive(Debug, Clone)]
 pub enum Peer {
     /// Over mTLS.
     Identified(Arc<PeerInfo>),
-    /// Over TLS, without a certificate.
-    Anonymous,
+    /// Over TLS, without a certificate: the connection lasts if it joins.
+    Anonymous(Joined),
     /// Over the Unix socket, as this server's own user or root.
     Local,
 }
@@ -30,7 +32,7 @@ impl Peer {
                 "the certificate of {} expired at {}; join again with a new token",
                 peer.id, peer.not_after
             ))),
-            Self::Anonymous | Self::Local => {
+            Self::Anonymous(_) | Self::Local => {
                 Err(Status::unauthenticated("this call needs an SVID; without one only Join answers"))
             }
         }

@@ -43,6 +43,9 @@ impl WorkloadApi for Workloads {
         let joined = self.joined(&peer, request.into_inner()).await;
         match &joined {
             Ok(issued) => {
+                if let Peer::Anonymous(joined) = &peer {
+                    joined.set();
+                }
                 self.0.metrics.joins.add(1);
                 tracing::info!(id = issued.spiffe_id, "joined");
             }

@@ -10,6 +10,7 @@
 
 mod ask;
 mod attach;
+mod hostile;
 mod join;
 mod kit;
 mod pair;
