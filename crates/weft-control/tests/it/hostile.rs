@@ -71,12 +71,13 @@ async fn stalled_hellos_of_one_address_hold_up_nobody_of_another() {
     let io = socket.connect(to).await.unwrap();
     let config = join_client_config(token.parse::<JoinToken>().unwrap().pin, &[ALPN_H2], &wall());
     TlsConnector::from(config).connect(ServerName::IpAddress(to.ip().into()), io).await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // the stalled ones are borne for 3 s
+    assert!(began.elapsed() < Duration::from_millis(2900), "{:?}", began.elapsed());
     // and the same address is closed to for as long as a stalled one is borne
     while mesh.join_by(&token, "shop", "web", &KeyPair::generate().unwrap()).await.is_err() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
