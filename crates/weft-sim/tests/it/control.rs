@@ -121,7 +121,7 @@ async fn accept(
             let shaking = TlsAcceptor::from(config).accept(stream);
             let Ok(Ok(io)) = tokio::time::timeout(Duration::from_secs(10), shaking).await else { return };
             let peer = match io.get_ref().1.peer_certificates() {
-                None | Some([]) => Peer::Anonymous,
+                None | Some([]) => Peer::Anonymous(weft_control::slots::Joined::default()),
                 Some(chain) => {
                     let trust = &control.authority.signing().trust;
                     let now = control.replica.clock.wall();
