@@ -135,6 +135,7 @@ fn e2e_trf_35_grpcio_in_all_four_kinds_and_its_statuses() {
     let mut api = mesh.run("api", Some(&declared), &[], &[python, server.to_str().unwrap(), &port]);
     let web = mesh.sidecar("web", None, &["api"]);
     mesh.until_passing("api", 1);
+    mesh.until_synced(&[&web]);
     let ask = |what: &str| {
         let mut command = Command::new("timeout");
         command
@@ -174,6 +175,7 @@ fn e2e_l4t_04_grpcio_on_a_port_that_declares_nothing() {
     let _api = mesh.run("api", Some(&port), &[], &[python, server.to_str().unwrap(), &port]);
     let web = mesh.sidecar("web", None, &["api"]);
     mesh.until_passing("api", 1);
+    mesh.until_synced(&[&web]);
     let out =
         Command::new("timeout").args(["30", python]).arg(&client).arg(web.upstreams[0].to_string()).arg("all").output();
     let out = out.unwrap();

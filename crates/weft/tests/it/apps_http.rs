@@ -183,6 +183,7 @@ fn e2e_trf_34_a_long_body_is_tried_once_and_an_unsent_one_elsewhere() {
     let _two = mesh.sidecar("api", Some(&format!("http=80:{}", breaking().port())), &[]);
     let web = mesh.sidecar("web", None, &["api", "other"]);
     mesh.until_passing("api", 2);
+    mesh.until_synced(&[&web]);
     let mut io = connect(web.upstreams[0]).unwrap();
     let length = 400 * 1024;
     io.write_all(format!("POST /long HTTP/1.1\r\nHost: api\r\nContent-Length: {length}\r\n\r\n").as_bytes()).unwrap();
@@ -200,6 +201,7 @@ fn e2e_trf_34_a_long_body_is_tried_once_and_an_unsent_one_elsewhere() {
     let good = mesh.sidecar("other", Some(&format!("http=80:{}", origin.port())), &[]);
     let mut dead = mesh.sidecar("other", Some(&format!("http=80:{}", origin.port())), &[]);
     mesh.until_passing("other", 2);
+    mesh.until_synced(&[&web]);
     dead.child.kill().unwrap();
     dead.child.wait().unwrap();
     for _ in 0..20 {
