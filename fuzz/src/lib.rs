@@ -4,7 +4,10 @@
 
 mod delta_session;
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
+use rustls_pki_types::CertificateDer;
 use weft_identity::{Bundle, Revocations};
 use weft_model::{ResourceRef, SpiffeId, TrustDomain, Wall};
 use weft_proxy::codec::{Framing, MAX_HEAD, h1::parse};
@@ -123,11 +126,17 @@ fn x509_chain(data: &[u8]) {
     const GOOD: &[u8] = include_bytes!("../corpus/x509_chain/good");
     /// While the chain is valid.
     const NOW: Wall = Wall::secs(1_795_620_000);
-    let chain = |bytes| parts(bytes).map(|der| der.to_vec().into()).collect::<Vec<_>>();
-    let Ok(domain) = TrustDomain::parse("2668cca755be53c1.weft") else { unreachable!("it is one") };
-    let Ok(bundle) = Bundle::new(domain, vec![ROOT.into()]) else { unreachable!("the root is one") };
-    let (shown, good) = (chain(data), chain(GOOD));
-    let verified = weft_identity::recheck(&shown, &bundle, &Revocations::default(), NOW).is_ok();
+    fn chain(bytes: &[u8]) -> Vec<CertificateDer<'static>> {
+        parts(bytes).map(|der| der.to_vec().into()).collect()
+    }
+    static KNOWN: LazyLock<(Bundle, Vec<CertificateDer<'static>>)> = LazyLock::new(|| {
+        let Ok(domain) = TrustDomain::parse("2668cca755be53c1.weft") else { unreachable!("it is one") };
+        let Ok(bundle) = Bundle::new(domain, vec![ROOT.into()]) else { unreachable!("the root is one") };
+        (bundle, chain(GOOD))
+    });
+    let (bundle, good) = &*KNOWN;
+    let shown = chain(data);
+    let verified = weft_identity::recheck(&shown, bundle, &Revocations::default(), NOW).is_ok();
     // what stands above the path, or twice, does no harm
     let leads_up = shown.first() == good.first() && good.get(1).is_some_and(|signer| shown.contains(signer));
     assert_eq!(verified, leads_up && shown.len() <= weft_identity::verify::MAX_CHAIN, "{} certificates", shown.len());

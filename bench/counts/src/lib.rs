@@ -56,7 +56,7 @@ pub fn inbound(rules: usize) -> InboundView {
     let policy = Policy {
         origin: parsed("AuthorizationPolicy/shop/orders"),
         action: Action::Allow,
-        rules: (1..=rules).map(|i| rule(rules - i)).rev().map(|r| r).collect(),
+        rules: (0..rules).map(rule).collect(),
     };
     let inbound = Inbound {
         uid: uid("shop/orders", 0),

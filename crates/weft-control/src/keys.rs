@@ -65,7 +65,8 @@ pub fn ledger(serial: &weft_identity::Serial) -> String {
     format!("{LEDGER}{serial}")
 }
 
-/// Of a key below [`RESOURCES`] or [`STATUSES`], without that prefix. `None`: of a later version.
+/// Of a key below [`RESOURCES`] or [`STATUSES`], without that prefix, or as a user names it. `None`: of a later version, or
+/// no name.
 pub fn parse_resource(rest: &str) -> Option<ResourceKey> {
     let reference: weft_model::ResourceRef = rest.parse().ok()?;
     let kind = Kind::parse(reference.kind.as_str())?;

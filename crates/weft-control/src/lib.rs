@@ -27,6 +27,6 @@ pub mod status;
 mod catalog;
 mod housekeeping;
 mod https;
-pub mod slots;
+mod slots;
 
 pub use server::{Addresses, Config, Server, ServerError, StoreKind};

@@ -108,8 +108,7 @@ impl Api {
         }
         let tls = if secure { Some(pinned(client.ca_file.as_deref())?) } else { None };
         let looked_at = token_file.unwrap_or(local);
-        let looked_at = std::path::absolute(&looked_at).unwrap_or(looked_at);
-        Ok(Self { addr, token, token_file: Some(looked_at), tls })
+        Ok(Self { addr, token, token_file: Some(place::absolute(&looked_at)), tls })
     }
 
     /// On this machine, without TLS.

@@ -33,6 +33,11 @@ impl DevFile {
     }
 }
 
+/// A path that means the same in another directory.
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 /// The directory of this user's `weft dev`: `$XDG_RUNTIME_DIR/weft`, else `/tmp/weft-<uid>`.
 pub fn dev_directory() -> PathBuf {
     let runtime = weft_rt::env::var("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_dir());

@@ -10,14 +10,13 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::json;
-use weft_model::Name;
-use weft_resources::{Kind, ResourceKey, status};
+use weft_resources::{ResourceKey, status};
 
 use super::{
     failure::{Answer, Failure},
     mesh::fresh,
 };
-use crate::server::Control;
+use crate::{keys, server::Control};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -42,7 +41,5 @@ pub async fn conditions(State(control): State<Arc<Control>>, Query(params): Quer
 
 fn key(text: &str) -> Answer<ResourceKey> {
     let bad = || Failure::bad_request(format!("resources: `{text}` is no Kind/namespace/name"));
-    let [kind, namespace, name] = text.split('/').collect::<Vec<_>>()[..] else { return Err(bad()) };
-    let part = |part: &str| Name::parse(part).map_err(|_| bad());
-    Ok(ResourceKey::new(Kind::parse(kind).ok_or_else(bad)?, part(namespace)?, part(name)?))
+    keys::parse_resource(text).ok_or_else(bad)
 }

@@ -6,7 +6,7 @@ use weft_identity::PeerInfo;
 use weft_model::{SpiffeId, Wall};
 use weft_wire::grpc::{Request, Status};
 
-use crate::slots::Joined;
+pub use crate::slots::Joined;
 
 /// Known before the first call: from the handshake, or from the socket.
 #[derive(Debug, Clone)]

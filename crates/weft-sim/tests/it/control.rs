@@ -8,7 +8,12 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use weft_ca::{Allowed, token};
 use weft_control::{
     Config, Server, StoreKind,
-    api::{observe::Observation, peer::Peer, workload::Workloads, xds::Discovery},
+    api::{
+        observe::Observation,
+        peer::{Joined, Peer},
+        workload::Workloads,
+        xds::Discovery,
+    },
     documents::{self, DocumentError, Intent},
     keys,
     replica::Draft,
@@ -121,7 +126,7 @@ async fn accept(
             let shaking = TlsAcceptor::from(config).accept(stream);
             let Ok(Ok(io)) = tokio::time::timeout(Duration::from_secs(10), shaking).await else { return };
             let peer = match io.get_ref().1.peer_certificates() {
-                None | Some([]) => Peer::Anonymous(weft_control::slots::Joined::default()),
+                None | Some([]) => Peer::Anonymous(Joined::default()),
                 Some(chain) => {
                     let trust = &control.authority.signing().trust;
                     let now = control.replica.clock.wall();

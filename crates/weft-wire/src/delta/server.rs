@@ -269,24 +269,24 @@ impl Session {
     /// Has the client applied everything that concerns it up to `all.head()`? Rejected entries do not count as applied.
     pub fn is_current(&self, all: &Collections) -> bool {
         self.applied.is_some()
-            && self.sending.is_none()
-            && self.refused.is_none()
             && self.dirty.is_empty()
             && self.held.is_empty()
             && self.rejected_set.is_none()
-            && self.epoch == all.epoch()
             && self.answered_seq == self.subscriptions_seq
-            && all.changed_since(self.seen).is_some_and(|mut changed| !changed.any(|c| self.subscribed.contains_key(c)))
+            && self.is_settled(all)
     }
 
     /// Has the client rejected something of what is published now, with nothing on its way that could end that?
     pub fn has_rejected(&self, all: &Collections) -> bool {
         // a set that is wrong as a whole is kept to be sent again
         let nothing_planned = self.dirty.is_empty() || self.rejected_set.is_some();
-        (self.rejected_set.is_some() || !self.held.is_empty())
-            && self.sending.is_none()
+        (self.rejected_set.is_some() || !self.held.is_empty()) && nothing_planned && self.is_settled(all)
+    }
+
+    /// Nothing is on its way, and nothing that concerns the client has been published since its last set was made.
+    fn is_settled(&self, all: &Collections) -> bool {
+        self.sending.is_none()
             && self.refused.is_none()
-            && nothing_planned
             && self.epoch == all.epoch()
             && all.changed_since(self.seen).is_some_and(|mut changed| !changed.any(|c| self.subscribed.contains_key(c)))
     }

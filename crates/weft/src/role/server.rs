@@ -17,7 +17,7 @@ use weft_rt::{
 };
 
 use crate::{
-    cli,
+    cli, place,
     say::{say, tell},
 };
 
@@ -46,7 +46,7 @@ pub async fn run(flags: cli::Server) -> Result<u8> {
     );
     let first = if server.server.first_start { "first start: " } else { "" };
     say!("{first}the admin token is in {}", server.admin_token().display());
-    say!("the mesh's root is in {}", absolute(&flags.data.join("ca.pem")).display());
+    say!("the mesh's root is in {}", place::absolute(&flags.data.join("ca.pem")).display());
     tokio::select! {
         biased; // being told to stop wins
         _ = stop.next() => {}
@@ -88,11 +88,6 @@ fn instead(what: &str, wanted: SocketAddr, got: SocketAddr) {
     tell!("weft: {wanted} is in use{by}: {what} is at {got} instead");
 }
 
-/// A path that means the same in another directory.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
-}
-
 /// A running server and where things are.
 pub struct Running {
     pub server: Server,
@@ -101,7 +96,7 @@ pub struct Running {
 
 impl Running {
     async fn start(config: Config) -> Result<Self> {
-        let admin_token = absolute(&config.data.join("admin.token"));
+        let admin_token = place::absolute(&config.data.join("admin.token"));
         // redb is opened on this thread; nothing else runs yet
         let server = Server::start(config).await.context("the control plane cannot start")?;
         Ok(Self { server, admin_token })

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::mesh::{Mesh, Workload, connect, eventually, get, serve, serve_tcp, text};
+use crate::mesh::{Mesh, connect, eventually, get, serve, serve_tcp, text};
 
 pub fn head(io: &mut BufReader<TcpStream>) -> String {
     let mut head = String::new();
@@ -27,15 +27,6 @@ pub fn dial(at: SocketAddr, request: &str) -> BufReader<TcpStream> {
     let mut io = eventually("somebody listens", || connect(at));
     io.write_all(request.as_bytes()).unwrap();
     BufReader::new(io)
-}
-
-/// A service of one raw origin, declared as `protocol`, and its caller.
-fn pair(mesh: &Mesh, protocol: &str, origin: SocketAddr) -> (Workload, Workload) {
-    let api = mesh.sidecar("api", Some(&format!("{protocol}=80:{}", origin.port())), &[]);
-    let web = mesh.sidecar("web", None, &["api"]);
-    mesh.until_passing("api", 1);
-    mesh.until_synced(&[&api, &web]);
-    (api, web)
 }
 
 // === what must arrive ===
@@ -70,7 +61,7 @@ fn e2e_trf_32_a_websocket_is_idle_and_then_active_again() {
             }
         }
     });
-    let (_api, web) = pair(&mesh, "http", origin);
+    let (_api, web) = mesh.pair("http", origin);
     let mut io = dial(
         web.upstreams[0],
         "GET /chat HTTP/1.1\r\nHost: api\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
@@ -134,7 +125,7 @@ fn e2e_trf_34_trailers_and_expectations_survive() {
             io.get_mut().write_all(answer.as_bytes()).unwrap();
         }
     });
-    let (_api, web) = pair(&mesh, "http", origin);
+    let (_api, web) = mesh.pair("http", origin);
     let at = web.upstreams[0];
     let mut io = dial(
         at,

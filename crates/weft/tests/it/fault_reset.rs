@@ -11,7 +11,7 @@ use std::{
 use crate::{
     apps_http::{dial, head},
     h2c::{Client, serve_h2},
-    mesh::{Mesh, Workload, connect, free_port, get, serve_tcp, text, write},
+    mesh::{Mesh, connect, free_port, get, serve_tcp, text, write},
 };
 
 /// Heads, and the part of a body that comes. Of the last the end is the connection's: a reset alone tells.
@@ -79,51 +79,34 @@ fn is_cut(what: &str, io: &mut impl std::io::Read) {
     assert!(!text(&rest).contains("0\r\n\r\n"), "{what}: {:?}", text(&rest));
 }
 
-fn pair(mesh: &Mesh, protocol: &str, origin: SocketAddr) -> (Workload, Workload) {
-    let api = mesh.sidecar("api", Some(&format!("{protocol}=80:{}", origin.port())), &[]);
-    let web = mesh.sidecar("web", None, &["api"]);
-    mesh.until_passing("api", 1);
-    mesh.until_synced(&[&api, &web]);
-    (api, web)
+/// The first so many answers, each broken off by `end` when the client has half of its body, in both versions.
+fn are_cut(answers: usize, end: impl Fn(TcpStream) + Send + Sync + 'static) {
+    let mesh = Mesh::start();
+    let gate = Gate::default();
+    let its = gate.clone();
+    let origin = serve_part(move |io| {
+        its.wait();
+        end(io);
+    });
+    let (_api, web) = mesh.pair("http", origin);
+    for version in ["1.1", "1.0"] {
+        for (n, (name, _)) in ANSWERS.iter().enumerate().take(answers) {
+            let mut io = half(web.upstreams[0], n, version);
+            gate.open();
+            is_cut(&format!("{name} for HTTP/{version}"), &mut io);
+        }
+    }
 }
 
 #[test]
 fn e2e_trf_34_a_reset_http1_upstream_never_looks_like_a_clean_end() {
-    let mesh = Mesh::start();
-    let gate = Gate::default();
-    let its = gate.clone();
-    let origin = serve_part(move |io| {
-        its.wait();
-        reset(io);
-    });
-    let (_api, web) = pair(&mesh, "http", origin);
-    for version in ["1.1", "1.0"] {
-        for (n, (name, _)) in ANSWERS.iter().enumerate() {
-            let mut io = half(web.upstreams[0], n, version);
-            gate.open();
-            is_cut(&format!("{name} for HTTP/{version}"), &mut io);
-        }
-    }
+    are_cut(ANSWERS.len(), reset);
 }
 
 #[test]
 fn e2e_trf_34_an_http1_answer_that_stops_short_never_looks_like_a_clean_end() {
-    let mesh = Mesh::start();
-    let gate = Gate::default();
-    let its = gate.clone();
     // closed in order, but too early: until-close is complete then, by its own rule
-    let origin = serve_part(move |io| {
-        its.wait();
-        drop(io);
-    });
-    let (_api, web) = pair(&mesh, "http", origin);
-    for version in ["1.1", "1.0"] {
-        for (n, (name, _)) in ANSWERS.iter().enumerate().take(3) {
-            let mut io = half(web.upstreams[0], n, version);
-            gate.open();
-            is_cut(&format!("{name} for HTTP/{version}"), &mut io);
-        }
-    }
+    are_cut(3, drop);
 }
 
 #[test]
@@ -142,7 +125,7 @@ fn e2e_l4t_01_a_reset_of_bytes_is_a_reset() {
             reset(io)
         }
     });
-    let (_api, web) = pair(&mesh, "tcp", origin);
+    let (_api, web) = mesh.pair("tcp", origin);
     for (asked, cut) in [(b"cut!", true), (b"end.", false)] {
         let mut io = connect(web.upstreams[0]).unwrap();
         io.write_all(asked).unwrap();

@@ -289,6 +289,15 @@ impl Mesh {
         Workload { child, id, upstreams: addrs, stderr }
     }
 
+    /// A service `api` of one raw origin, declared as `protocol`, and its caller.
+    pub fn pair(&self, protocol: &str, origin: SocketAddr) -> (Workload, Workload) {
+        let api = self.sidecar("api", Some(&format!("{protocol}=80:{}", origin.port())), &[]);
+        let web = self.sidecar("web", None, &["api"]);
+        self.until_passing("api", 1);
+        self.until_synced(&[&api, &web]);
+        (api, web)
+    }
+
     /// Until so many endpoints of the service take traffic.
     pub fn until_passing(&self, service: &str, wanted: usize) {
         eventually(&format!("{wanted} passing endpoints of {service}"), || {

@@ -145,8 +145,8 @@ pub fn request(bytes: &Bytes) -> Result<ParsedRequest, HeadError> {
 /// 7.8), and then the request is answered as it stands.
 fn leaves_http(protocols: &HeaderValue) -> bool {
     let Ok(text) = protocols.to_str() else { return false };
-    let names = text.split(',').map(|p| p.trim().split('/').next().unwrap_or_default());
-    names.into_iter().all(|name| !["h2c", "h2", "http", "tls"].iter().any(|n| name.eq_ignore_ascii_case(n)))
+    let mut names = text.split(',').map(|p| p.trim().split('/').next().unwrap_or_default());
+    names.all(|name| !["h2c", "h2", "http", "tls"].iter().any(|n| name.eq_ignore_ascii_case(n)))
 }
 
 /// Parses a whole response head; `method` is that of the request.
